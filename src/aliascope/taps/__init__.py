@@ -1,0 +1,149 @@
+"""Where a model really downsamples, and what it is about to sample there.
+
+The operations are found by running the model on an example and watching every call of a torch
+function, so functional calls and hand-written modules are found like the usual ones. Where the
+call happens inside a module without children, that module is the layer and its input is what is
+tapped (a blur pool is tapped before its own padding); elsewhere the call itself is.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from aliascope.records import StridedLayer
+from aliascope.taps.dataflow import Call, Trace, Watcher, call_name, numbered, watch
+from aliascope.taps.sampling import sampling_of
+
+__all__ = ["Call", "Tap", "Trace", "evaluating", "strided_layers", "tap", "trace"]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every submodule in eval mode and no gradients; each one's own mode is put back.
+
+    >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(3).eval())
+    >>> with evaluating(model):
+    ...     print(model[0].training)
+    False
+    >>> model[0].training, model[1].training
+    (True, False)
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def strided_layers(
+    model: nn.Module, example: Float[Tensor, "batch chan height width"]
+) -> list[StridedLayer]:
+    """Every operation that downsamples while the model runs on an example, in order of execution.
+
+    Convolutions, max and average pools, blur pools, patch embeddings, resizing and strided slices,
+    as modules or as functional calls. A pool down to one value per channel (global pooling) is no
+    sampling and is left out.
+
+    Args:
+        model: any module; its hooks, modes and parameters are as before when this returns or
+            raises.
+        example: a batch as the model takes it; its size decides what is seen.
+
+    Raises:
+        Exception: whatever the model raises on the example.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    >>> for layer in strided_layers(net, torch.zeros(1, 3, 32, 32)):
+    ...     print(layer.name, layer.kind, layer.stride, layer.input_shape, layer.cumulative_stride)
+    0 conv (2, 2) (3, 32, 32) (2, 2)
+    2 max_pool (2, 2) (8, 16, 16) (4, 4)
+    """
+    return trace(model, example).strided_layers()
+
+
+@dataclass
+class Tap:
+    """What `tap` captured in the latest forward."""
+
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """Layer name → its input (B, C, H, W), or what `read` made of it."""
+
+
+@contextmanager
+def tap(
+    model: nn.Module,
+    layers: Sequence[StridedLayer],
+    *,
+    read: Callable[[StridedLayer, Tensor], Any] = lambda _, x: x,
+) -> Iterator[Tap]:
+    """Capture what each layer is about to sample, in every forward within the block.
+
+    Args:
+        model: the module that `strided_layers` was asked about, or a copy of it.
+        layers: which ones.
+        read: what to keep of each map, called while the map is at hand, so that nothing larger
+            has to be held; the map itself by default.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2))
+    >>> example = torch.zeros(1, 3, 16, 16)
+    >>> with tap(net, strided_layers(net, example)) as tapped:
+    ...     _ = net(example)
+    >>> tapped.inputs["1"].shape
+    torch.Size([1, 8, 14, 14])
+    """
+    reader = _Reader({layer.name: layer for layer in layers}, read)
+    # Bare calls can only be told apart with every module and call in view; modules alone need
+    # nothing but a hook each, which costs the forward nothing.
+    bare = any(layer.function for layer in layers)
+    only = None if bare else {layer.name.partition("#")[0] for layer in layers}
+    with watch(model, reader, only=only):
+        yield reader.tap
+
+
+def trace(model: nn.Module, example: Float[Tensor, "batch chan height width"]) -> Trace:
+    """Run the model once in eval mode and record its data flow."""
+    recorded = Trace()
+    with evaluating(model), watch(model, recorded):
+        model(example)
+    return recorded
+
+
+class _Reader(Watcher):
+    """Hands the inputs of chosen layers to a function."""
+
+    def __init__(
+        self, layers: dict[str, StridedLayer], read: Callable[[StridedLayer, Tensor], Any]
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.read = read
+        self.tap = Tap()
+        self.calls: Counter[str] = Counter()
+
+    def start(self, name: str, module: nn.Module, inputs: Any) -> None:
+        if not self.frames:
+            self.calls.clear()
+        super().start(name, module, inputs)
+        if self.frames[-1].leaf:
+            self.capture(name, self.frames[-1].input)
+
+    def call(self, function: str, args: tuple, kwargs: dict, output: Any) -> None:
+        sampling = sampling_of(function, args, kwargs, output)
+        if sampling and not self.frames[-1].leaf and max(sampling.stride) > 1:
+            name = call_name(self.frames[-1].name, function)
+            self.capture(name, sampling.input)
+
+    def capture(self, name: str, x: Tensor | None) -> None:
+        self.calls[name] += 1
+        layer = self.layers.get(numbered(name, self.calls[name]))
+        if layer is not None and x is not None:
+            self.tap.inputs[layer.name] = self.read(layer, x)
