@@ -2,14 +2,14 @@
 
 import copy
 from collections import Counter
+from typing import Any
 
-import torch
 from jaxtyping import Float
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from aliascope.taps import Trace, evaluating, trace
+from aliascope.taps import Trace, trace
 
 
 def fold_batch_norm(
@@ -36,16 +36,10 @@ def fold_batch_norm(
     """
     folded = copy.deepcopy(model).eval()
     for conv_name, norm_name in _pairs(folded, trace(folded, example)):
-        conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
-        conv.weight, conv.bias = fuse_conv_bn_weights(  # pyright: ignore[reportArgumentType]
-            conv.weight,
-            conv.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
-        )
+        conv: Any = folded.get_submodule(conv_name)
+        norm: Any = folded.get_submodule(norm_name)
+        statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
         rest = nn.Sequential(norm.drop, norm.act) if type(norm) is BatchNormAct2d else nn.Identity()
         folded.set_submodule(norm_name, rest)
     return folded
