@@ -1,0 +1,5 @@
+"""Anti-aliased downsamplers, one file each."""
+
+from aliascope.layers.blurpool import BlurPool
+
+__all__ = ["BlurPool"]

