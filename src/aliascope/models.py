@@ -104,10 +104,10 @@ def load_model(
     )
 
 
-def available(pattern: str = "") -> list[str]:
+def available_models(pattern: str = "") -> list[str]:
     """Every spec that needs no code of yours and contains the pattern.
 
-    >>> available("lite0")[0]
+    >>> available_models("lite0")[0]
     'efficientnet_lite0'
     """
     specs = [*EMBEDDED]
@@ -151,7 +151,7 @@ def _blueprint(base: str) -> _Blueprint:
 
 def _nearest(base: str) -> str:
     """The specs that look most like it, as the end of a sentence."""
-    specs = available()
+    specs = available_models()
     tails = [spec.rpartition(":")[2] for spec in specs]
     wanted = base.rpartition(":")[2]
     same = [spec for spec, tail in zip(specs, tails, strict=True) if tail == wanted]

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from aliascope.errors import ModelError
 
@@ -33,6 +31,9 @@ class Preprocessing:
         self, pixels: Float[Tensor, "chan height width"]
     ) -> Float[Tensor, "chan crop_height crop_width"]:
         """Pixels in [0, 1] to the network's input, still to be normalised."""
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
         mode = InterpolationMode(self.interpolation)
         size = list(self.resize)
         # Bicubic overshoots; a picture cannot.

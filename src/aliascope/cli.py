@@ -1,0 +1,264 @@
+"""The command line: one verb, one library call. Data on stdout, progress and notices on stderr."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import aliascope
+from aliascope.errors import AliascopeError
+from aliascope.instrument import Ops, Precision
+from aliascope.text import columns
+
+app = typer.Typer(
+    name="aliascope",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+_stderr = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Weights = Annotated[
+    str, typer.Option(help="pretrained, random, or a file (safetensors, or a torch state_dict).")
+]
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's becomes one sentence and status 1."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except AliascopeError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _complain("interrupted; what was measured is kept: the same command goes on from there")
+        sys.exit(1)
+
+
+def _complain(sentence: str) -> None:
+    _stderr.print(f"error: {sentence}", markup=False, soft_wrap=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aliascope {aliascope.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """How much does a network alias when it downsamples, and do its predictions survive a shift?"""
+    del debug, version  # read in `main` and `_version`
+
+
+@app.command(epilog="Example: aliascope layers timm:resnet50")
+def layers(
+    model: Annotated[str, typer.Argument(help="A model spec; `aliascope models` lists them.")],
+    as_json: Json = False,
+) -> None:
+    """List every operation of MODEL that downsamples, in order of execution.
+
+    No weights are needed: the operations are found by running the network on a blank image.
+    """
+    loaded = aliascope.load_model(model, weights="random")
+    found = aliascope.strided_layers(loaded.module, loaded.example())
+    if as_json:
+        _print_json([asdict(layer) for layer in found])
+        return
+    header = ["#", "layer", "kind", "kernel", "stride", "input", "output", "image stride", ""]
+    rows = [
+        [
+            str(layer.order),
+            layer.name,
+            layer.kind,
+            "×".join(map(str, layer.kernel)),
+            _scale(layer.stride),
+            "×".join(map(str, layer.input_shape)),
+            "×".join(map(str, layer.output_shape)),
+            _scale(layer.cumulative_stride),
+            "shortcut" if layer.shortcut else "",
+        ]
+        for layer in found
+    ]
+    typer.echo(columns([header, *rows]) if rows else f"{model} does not downsample")
+
+
+@app.command(epilog="Example: aliascope measure efficientnet_lite0 --images photos --limit 2")
+def measure(
+    models: Annotated[
+        list[str], typer.Argument(help="Model specs; `aliascope models` lists them.")
+    ],
+    images: Annotated[
+        str,
+        typer.Option(
+            help="photos (embedded), a folder or glob, stl10, cifar10, imagenet:PATH, "
+            "imagefolder:PATH, hf:DATASET[:SPLIT] or wds:SHARDS."
+        ),
+    ] = "photos",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run directory, or with several models the directory to hold them."),
+    ] = None,
+    weights: Weights = "pretrained",
+    preprocess: Annotated[
+        str,
+        typer.Option(help="model (its own evaluation transform) or resize224 (as published)."),
+    ] = "model",
+    ops: Annotated[Ops, typer.Option(help="All that downsample, or convolutions only.")] = "all",
+    precision: Annotated[Precision, typer.Option(help="Of the forward pass.")] = "fp32",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, …; the GPU if there is one.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a forward; the fastest by default.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many images.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure aliasing and shift instability of one or more models.
+
+    One pass yields the alias violation ratio of every layer and image, and the shift instability,
+    agreement, confidence and logit instability of every image. With --out a run that was killed
+    goes on when the same command is given again.
+    """
+    if preprocess not in ("model", "resize224"):
+        raise typer.BadParameter(f"{preprocess!r} is neither model nor resize224")
+    runs, failed = [], False
+    for spec in models:
+        place = out if out is None or len(models) == 1 else out / _file_name(spec)
+        try:
+            with _progress(spec) as progress:
+                run = aliascope.measure(
+                    spec,
+                    images,
+                    out=place,
+                    weights=weights,
+                    preprocess=preprocess,
+                    ops=ops,
+                    precision=precision,
+                    device=device,
+                    batch_size=batch_size,
+                    limit=limit,
+                    seed=seed,
+                    progress=progress,
+                )
+        except AliascopeError as error:
+            if len(models) == 1:
+                raise
+            failed = True
+            _complain(f"{spec}: {error}")
+            continue
+        runs.append(run)
+        if not as_json:
+            typer.echo(f"{run}\n")
+    if as_json:
+        _print_json([run.to_dict() for run in runs])
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: aliascope compare runs/a runs/b --map conv1=stem.conv")
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="Run directory of the first model.")],
+    run_b: Annotated[Path, typer.Argument(help="Run directory of the second.")],
+    layer_map: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="A=B: compare layer A of the first with layer B; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs, paired by image and by layer.
+
+    Layers are paired by order of execution, or as --map says. Intervals are bootstrapped over
+    photographs; p-values are corrected over layers (Holm).
+    """
+    pairs = dict(_assignment(text) for text in layer_map or [])
+    comparison = aliascope.compare(run_a, run_b, layer_map=pairs or None)
+    if as_json:
+        _print_json(comparison.to_dict())
+    else:
+        typer.echo(str(comparison))
+
+
+@app.command(epilog="Example: aliascope models resnet18")
+def models(
+    pattern: Annotated[str, typer.Argument(help="Only specs that contain this.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the model specs that can be measured.
+
+    Besides these: package.module:function for a network of your own, and SPEC@blurpool[:SIZE] for
+    any of them with its strided convolutions anti-aliased.
+    """
+    specs = aliascope.available_models(pattern)
+    if as_json:
+        _print_json(specs)
+    else:
+        typer.echo("\n".join(specs) or f"no model contains {pattern!r}")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    left, equals, right = text.partition("=")
+    if not (left and equals and right):
+        raise typer.BadParameter(f"{text!r} is not of the form A=B", param_hint="--map")
+    return left, right
+
+
+def _scale(scale: tuple[float, float]) -> str:
+    rows, columns = (f"{s:g}" for s in scale)
+    return rows if rows == columns else f"{rows}×{columns}"
+
+
+def _file_name(spec: str) -> str:
+    return re.sub(r"[^\w@.+-]+", "-", spec)
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2))
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Any]:
+    """A bar with rate and time left on stderr; called with the images done and their number."""
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=_stderr,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(title, total=None, rate="")
+
+        def report(done: int, total: int | None) -> None:
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            rate = f"{speed:.1f} images/s" if speed else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""A source of pictures: what it is, whichever way it was opened."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+from aliascope.errors import ImageError
+from aliascope.images.decoding import Decoded
+from aliascope.records import Image
+
+
+class Entry(NamedTuple):
+    """One picture that is not decoded yet."""
+
+    id: str
+    """Path relative to the source's root, or the data set's index; unique in its source."""
+    label: int | None
+    """Index of the class, where the source knows it."""
+    group: str
+    """The photograph it was cut from; the id itself, unless crops share one."""
+    load: Callable[[], Decoded]
+    """RGB pixels in [0, 1] and what was converted; raises ImageError. Safe to call in a thread."""
+
+
+class Skipped(NamedTuple):
+    """One picture that could not be read."""
+
+    id: str
+    reason: str
+
+
+@dataclass
+class ImageSource:
+    """Pictures in a fixed order; iterating decodes them one at a time.
+
+    Those that cannot be read are left out and listed in `skipped`, anew at each iteration.
+    """
+
+    read: Callable[[], Iterable[Entry]]
+    """Lists all pictures from the first, none decoded and the limit unheeded."""
+    classes: int | None = None
+    """Number of classes of the whole source; None where there are none or it is not known."""
+    ids: Sequence[str] | None = None
+    """Ids of all pictures; None for a stream, which is not known before it is read."""
+    spec: str = ""
+    """What `open_images` was given."""
+    limit: int | None = None
+    """At most that many pictures, from the first; None for all."""
+    skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def count(self) -> int | None:
+        """Number of pictures up to the limit, unreadable ones included; None for a stream."""
+        return None if self.ids is None else len(self.ids[: self.limit])
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the ids up to the limit, one a line; None for a stream."""
+        if self.ids is None:
+            return None
+        return hashlib.sha256("\n".join(self.ids[: self.limit]).encode()).hexdigest()
+
+    def entries(self) -> Iterator[Entry]:
+        """The pictures up to the limit, none decoded."""
+        return islice(self.read(), self.limit)
+
+    def __iter__(self) -> Iterator[Image]:
+        self.skipped = []
+        for entry in self.entries():
+            try:
+                pixels, note = entry.load()
+            except ImageError as error:
+                self.skipped.append(Skipped(entry.id, str(error)))
+            else:
+                yield Image(entry.id, pixels, entry.label, entry.group, note)

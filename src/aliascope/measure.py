@@ -1,0 +1,277 @@
+"""The measuring arm: images × a model → rows.
+
+It reads like the arrow: load the model, find its strided layers, decode images ahead, and for each
+batch run one forward over the images and their shifted views, with the taps open.
+"""
+
+import os
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from aliascope.errors import ImageError, ModelError
+from aliascope.images import Entry, ImageSource, open_images
+from aliascope.instrument import Columns, Instrument, Ops, Precision, measure_batch, prepare
+from aliascope.models import LoadedModel, load_model
+from aliascope.preprocessing import Preprocessing
+from aliascope.records import StridedLayer
+from aliascope.shifts import ONE_PIXEL
+from aliascope.store import Run, RunWriter
+
+_DECODED_AHEAD = 32
+
+
+def measure(
+    model: str | nn.Module | LoadedModel,
+    images: str | Path | ImageSource | Sequence[Any] | Dataset[Any],
+    *,
+    out: str | Path | None = None,
+    weights: str | Path = "pretrained",
+    preprocess: Literal["model", "resize224"] | Preprocessing = "model",
+    ops: Ops = "all",
+    precision: Precision = "fp32",
+    device: str | None = None,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    flush_seconds: float = 10.0,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Run:
+    """Measure aliasing and shift instability of one model on one source of images.
+
+    Args:
+        model: a spec, a module, or what `load_model` returned. It is measured in eval mode, on a
+            copy; a module that is given stays as it is.
+        images: a source as `open_images` takes it.
+        out: the run directory; an equal run that was interrupted is continued. None keeps the
+            rows in memory.
+        weights: "pretrained", "random" or a file.
+        preprocess: "model" for the model's own evaluation transform, "resize224" for
+            Resize((224, 224)) with ImageNet statistics, as published, or your own.
+        ops: "all" that downsample, or "conv": convolutions and what took their place, without
+            pools, as published.
+        precision: of the forward pass; ratios are computed in float32 all the same.
+        device: "cpu", "cuda", "cuda:1", …; by default CUDA where there is one.
+        batch_size: images per forward; by default the fastest, found by timing real batches. The
+            figures do not depend on it beyond 1e-5.
+        limit: at most so many images.
+        seed: of random weights.
+        flush_seconds: how much work, in seconds, a kill may cost.
+        progress: called after each batch with the images done and their number, if known.
+
+    Returns:
+        The run; `print` shows a table, `.images` and `.layers` are data frames.
+
+    Raises:
+        AliascopeError: images, model or run directory cannot be used; what is already measured
+            stays.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> run = measure(net, "photos", limit=2, device="cpu")
+    >>> run.layers[["layer", "order"]].drop_duplicates().values.tolist()
+    [['0', 0]]
+    """
+    loaded = load_model(model, weights=weights, seed=seed)
+    source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
+    instrument = prepare(loaded, preprocess=preprocess, ops=ops, precision=precision, device=device)
+    config = {
+        "model": loaded.spec,
+        "weights": loaded.weights,
+        "weights_digest": loaded.weights_digest,
+        "images": source.spec,
+        "images_digest": source.digest,
+        "limit": source.limit,
+        "preprocessing": instrument.preprocessing.to_dict(),
+        "ops": ops,
+        "precision": precision,
+        "shifts": [asdict(shift) for shift in ONE_PIXEL],
+    }
+    info = _environment(instrument.device) | {"seed": seed}
+    with RunWriter(out, config, instrument.layers, info, flush_seconds=flush_seconds) as writer:
+        if instrument.no_classifier:
+            writer.notice(instrument.no_classifier)
+        sizes = _batch_size(batch_size, writer.previous_info, instrument.device.type)
+        todo = (entry for entry in source.entries() if entry.id not in writer.measured)
+        done = len(writer.measured)
+        report = progress or (lambda *_: None)
+        report(done, source.count)
+        decoded = _decoded_ahead(todo, instrument.preprocessing)
+        while batch := list(islice(decoded, sizes.current)):
+            for item in batch:
+                if item.pixels is None:
+                    writer.skip(item.entry.id, item.note)
+            if readable := [item for item in batch if item.pixels is not None]:
+                _add_batch(writer, instrument, readable, sizes, source.classes)
+            writer.run.info["batch_size"] = sizes.current
+            done += len(batch)
+            report(done, source.count)
+        if len(writer.run.skipped) == done:
+            reason = writer.run.skipped[0]["reason"] if done else "it yielded none"
+            raise ImageError(f"no image of {source.spec} could be measured: {reason}")
+        return writer.finish()
+
+
+class BatchSize:
+    """How many images go through one forward: doubled or halved while real batches get faster.
+
+    On two cores batches of 4 to 8 beat 32 by half; on a GPU the larger the better until memory
+    ends. Trying sizes on the work itself costs nothing extra.
+    """
+
+    _TRIALS = 2  # the first batch of a new size also pays for its set-up
+
+    def __init__(self, start: int, *, fixed: bool = False) -> None:
+        self.current = start
+        self._settled = fixed
+        self._limit = 1024
+        self._seconds: dict[int, list[float]] = {}
+
+    def record(self, images: int, seconds: float) -> None:
+        """Take note of a batch; once a size is tried out, go on to the next or settle."""
+        if self._settled or images != self.current:
+            return
+        trials = self._seconds.setdefault(images, [])
+        trials.append(seconds / images)
+        if len(trials) >= self._TRIALS:
+            fastest = min(self._seconds, key=lambda size: min(self._seconds[size]))
+            untried = [n for n in (2 * fastest, fastest // 2) if self._possible(n)]
+            self.current = untried[0] if untried else fastest
+            self._settled = not untried
+
+    def forbid(self, images: int) -> None:
+        """That many did not fit into memory."""
+        self._limit = min(self._limit, images - 1)
+        self.current = min(self.current, max(images // 2, 1))
+
+    def _possible(self, size: int) -> bool:
+        return 1 <= size <= self._limit and size not in self._seconds
+
+
+def _batch_size(asked: int | None, previous_info: dict[str, Any] | None, device: str) -> BatchSize:
+    """The size asked for, or that of the run being continued, or a start for the search."""
+    known = asked or (previous_info or {}).get("batch_size")
+    return BatchSize(known, fixed=True) if known else BatchSize(4 if device == "cpu" else 64)
+
+
+class _Decoded(NamedTuple):
+    entry: Entry
+    pixels: Tensor | None
+    note: str
+    """What was converted, or why there are no pixels."""
+
+
+def _decoded_ahead(entries: Iterable[Entry], preprocessing: Preprocessing) -> Iterator[_Decoded]:
+    """Decode and preprocess in threads, in order, a bounded number ahead."""
+
+    def decode(entry: Entry) -> _Decoded:
+        try:
+            pixels, note = entry.load()
+        except ImageError as error:
+            return _Decoded(entry, None, str(error))
+        return _Decoded(entry, preprocessing(pixels), note)
+
+    # One torch thread in each worker: the cores belong to the forward pass.
+    workers = ThreadPoolExecutor(
+        min(8, os.cpu_count() or 1), initializer=lambda: torch.set_num_threads(1)
+    )
+    ahead: deque[Future[_Decoded]] = deque()
+    try:
+        for entry in entries:
+            ahead.append(workers.submit(decode, entry))
+            if len(ahead) > _DECODED_AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        workers.shutdown(cancel_futures=True)
+
+
+def _add_batch(
+    writer: RunWriter,
+    instrument: Instrument,
+    batch: list[_Decoded],
+    sizes: BatchSize,
+    source_classes: int | None,
+) -> None:
+    """Measure decoded pictures and hand their rows to the writer; in halves if memory is short."""
+    start = time.perf_counter()
+    pixels = torch.stack([item.pixels for item in batch if item.pixels is not None])
+    try:
+        image_columns, layer_columns = measure_batch(instrument, pixels)
+    except torch.OutOfMemoryError as error:
+        if len(batch) == 1:
+            raise ModelError(
+                f"one image does not fit into the memory of {instrument.device}; "
+                "choose --device cpu or --precision bf16"
+            ) from error
+        sizes.forbid(len(batch))
+        half = len(batch) // 2
+        for part in (batch[:half], batch[half:]):
+            _add_batch(writer, instrument, part, sizes, source_classes)
+        return
+    entries = [item.entry for item in batch]
+    rows: dict[str, Any] = {
+        "image_id": [entry.id for entry in entries],
+        "group": [entry.group for entry in entries],
+        "label": [entry.label for entry in entries],
+        "note": [item.note for item in batch],
+        **{name: column.numpy() for name, column in image_columns.items()},
+    }
+    if instrument.classes:
+        _judge(rows, fits=source_classes == instrument.classes)
+    writer.add(rows, {name: column.numpy() for name, column in layer_columns.items()})
+    for notice in _undefined(instrument.layers, image_columns, layer_columns):
+        writer.notice(notice)
+    sizes.record(len(batch), time.perf_counter() - start)
+
+
+def _judge(rows: dict[str, Any], *, fits: bool) -> None:
+    """Whether each prediction is right, where the labels number the model's own classes."""
+    defined = np.isfinite(rows["confidence"])
+    rows["prediction"] = [
+        int(p) if ok else None for p, ok in zip(rows["prediction"], defined, strict=True)
+    ]
+    rows["agreement"] = np.where(defined, rows["agreement"], np.nan)
+    rows["correct"] = [
+        label == p if fits and label is not None and p is not None else None
+        for label, p in zip(rows["label"], rows["prediction"], strict=True)
+    ]
+
+
+def _undefined(
+    layers: Sequence[StridedLayer], image_columns: Columns, layer_columns: Columns
+) -> Iterator[str]:
+    if "sis" in image_columns and not image_columns["sis"].isfinite().all():
+        yield "some logits are not finite: their predictions and stability are left undefined"
+    if layer_columns:
+        for index in layer_columns["avr"].isnan().any(dim=0).nonzero().flatten().tolist():
+            yield (
+                f"{layers[index].name}: some ratios are undefined, because a map has no energy or "
+                "is not finite"
+            )
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    packages = ("aliascope", "torch", "torchvision", "timm", "numpy", "pillow")
+    cuda = device.type == "cuda"
+    return {
+        "command": " ".join(sys.argv),
+        "device": str(device),
+        "hardware": torch.cuda.get_device_name(device) if cuda else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }

@@ -1,0 +1,26 @@
+"""Plain text that fits a terminal and a log file alike."""
+
+from collections.abc import Sequence
+from textwrap import fill
+
+WIDTH = 100
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, left-aligned.
+
+    >>> print(columns([["layer", "stride"], ["conv1", "2"]]))
+    layer  stride
+    conv1  2
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def wrapped(texts: Sequence[str]) -> str:
+    """Paragraphs of at most 100 columns, continued lines indented.
+
+    >>> wrapped(["short", "too"])
+    'short\\ntoo'
+    """
+    return "\n".join(fill(text, WIDTH, subsequent_indent="  ") for text in texts)
