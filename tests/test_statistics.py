@@ -1,0 +1,243 @@
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from aliascope.statistics import bootstrap_interval, holm, paired
+
+SIZES = [1, 4, 2, 3, 1, 5, 2, 2]
+GROUPS = np.repeat([f"photo{i}" for i in range(len(SIZES))], SIZES)
+
+
+def sample(seed=0, groups=GROUPS):
+    """A and B over crops that resemble their photograph."""
+    rng = np.random.default_rng(seed)
+    _, group = np.unique(groups, return_inverse=True)
+    common = rng.gamma(2, 1, group.max() + 1)[group]
+    a = common + rng.uniform(0.5, 1, len(groups))
+    return a, 0.7 * a + 0.3 * rng.uniform(0.5, 1, len(groups))
+
+
+def one(a, b, groups, **options):
+    return paired(pd.DataFrame({"x": a}), pd.DataFrame({"x": b}), groups, **options).loc["x"]
+
+
+def scipy_interval(statistic, *values, seed=0):
+    """The slow twin: scipy, resample by resample, over the concatenated crops of what was drawn.
+
+    It draws the same numbers; only ties, broken there by rounding, move its limits by 1e-3.
+    """
+    members = [np.array([v[name == GROUPS] for v in values]) for name in np.unique(GROUPS)]
+    return tuple(
+        stats.bootstrap(
+            (np.arange(len(members)),),
+            lambda drawn: statistic(*np.concatenate([members[int(i)] for i in drawn], axis=1)),
+            vectorized=False,
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    )
+
+
+def test_interval_is_scipys_over_whole_groups():
+    a, _ = sample()
+    interval = bootstrap_interval(a, GROUPS)
+    assert interval.value == pytest.approx(a.mean())
+    assert interval[1:] == pytest.approx(scipy_interval(np.mean, a), rel=2e-3)
+    other = bootstrap_interval(a, GROUPS, seed=1)
+    assert other[1:] != pytest.approx(interval[1:], rel=2e-3)  # or the twin could not disagree
+    assert other[1:] == pytest.approx(scipy_interval(np.mean, a, seed=1), rel=2e-3)
+
+
+def test_paired_intervals_are_scipys_over_whole_groups():
+    a, b = sample()
+    row = one(a, b, GROUPS)
+    moved = scipy_interval(lambda a, b: b.mean() - a.mean(), a, b)
+    change = scipy_interval(lambda a, b: b.mean() / a.mean() - 1, a, b)
+    assert (row.low, row.high) == pytest.approx(moved, rel=2e-3)
+    assert (row.change_low, row.change_high) == pytest.approx(change, rel=2e-3)
+    assert row.difference == pytest.approx(b.mean() - a.mean())
+    assert row.change == pytest.approx(b.mean() / a.mean() - 1)
+
+
+def test_interval_covers_where_the_one_over_images_does_not():
+    covered = {"photographs": 0, "images": 0}
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        values = np.repeat(rng.normal(size=15), 8) + rng.normal(0, 0.2, 120)
+        for unit, groups in (("photographs", np.repeat(range(15), 8)), ("images", range(120))):
+            _, low, high = bootstrap_interval(values, groups)
+            covered[unit] += low <= 0 <= high
+    assert covered["photographs"] >= 26  # of 30, nominally 28.5
+    assert covered["images"] <= 22
+
+
+def test_level_widens_the_interval():
+    a, _ = sample()
+    narrow, wide = (bootstrap_interval(a, GROUPS, level=level) for level in (0.5, 0.99))
+    assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+
+
+def test_interval_of_equal_values_is_a_point():
+    assert bootstrap_interval(np.full(len(GROUPS), 0.1), GROUPS) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_interval_of_one_group_is_undefined():
+    value, low, high = bootstrap_interval([1.0, 3.0], ["sky", "sky"])
+    assert value == 2
+    assert np.isnan([low, high]).all()
+
+
+def test_interval_of_nothing_is_undefined():
+    assert np.isnan(bootstrap_interval([np.nan, np.nan], ["sky", "sea"])).all()
+
+
+def test_interval_leaves_nan_out():
+    a, _ = sample()
+    gap = np.append(a, np.nan)
+    assert bootstrap_interval(gap, [*GROUPS, "photo0"]) == bootstrap_interval(a, GROUPS)
+
+
+@pytest.mark.slow
+def test_fifty_thousand_groups_fit_in_memory():
+    values = np.random.default_rng(0).gamma(1, 0.02, 50_000)
+    tracemalloc.start()
+    interval = bootstrap_interval(values, np.arange(50_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
+    half = 1.96 * values.std() / 50_000**0.5
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
+
+
+def test_paired_is_the_ordinary_test_where_groups_are_single_images():
+    a, b = sample()
+    row = one(a, b, np.arange(len(a)))
+    t, p = stats.ttest_rel(b, a)
+    t_two_sample, p_two_sample = stats.ttest_ind(b, a)
+    assert (row.t, row.p) == pytest.approx((t, p))
+    assert row.p_wilcoxon == pytest.approx(stats.wilcoxon(b, a).pvalue)
+    assert (row.t_two_sample, row.p_two_sample) == pytest.approx((t_two_sample, p_two_sample))
+    assert row.d_z == pytest.approx(t / len(a) ** 0.5)
+    assert (row.mean_a, row.sd_a) == pytest.approx((a.mean(), a.std(ddof=1)))
+    assert (row.mean_b, row.sd_b) == pytest.approx((b.mean(), b.std(ddof=1)))
+    assert (row.n, row.groups) == (len(a), len(a))
+
+
+def test_paired_tests_take_a_group_as_one_observation():
+    a, b = sample()
+    row = one(a, b, GROUPS)
+    means = pd.DataFrame({"a": a, "b": b}).groupby(GROUPS).mean()
+    assert (row.t, row.p) == pytest.approx(tuple(stats.ttest_rel(means["b"], means["a"])))
+    assert row.p_wilcoxon == pytest.approx(stats.wilcoxon(means["b"], means["a"]).pvalue)
+    assert row.d_z == pytest.approx(row.t / len(SIZES) ** 0.5)
+    assert row.t_two_sample == pytest.approx(stats.ttest_ind(b, a).statistic)
+    assert (row.n, row.groups) == (len(a), len(SIZES))
+
+
+def test_paired_columns_do_not_touch_each_other():
+    (a, b), (c, d) = sample(0), sample(1)
+    c[3] = np.nan
+    both = paired(pd.DataFrame({"x": a, "y": c}), pd.DataFrame({"x": b, "y": d}), GROUPS)
+    pd.testing.assert_series_equal(both.loc["x"], one(a, b, GROUPS))
+    pd.testing.assert_series_equal(both.loc["y"], one(c, d, GROUPS), check_names=False)
+
+
+def test_paired_drops_a_pair_that_is_not_finite_on_either_side():
+    a, b = sample()
+    expected = one(a[3:], b[3:], GROUPS[3:])
+    a[0], b[1], a[2], b[2] = np.nan, np.nan, np.inf, np.inf
+    row = one(a, b, GROUPS)
+    assert row.n == len(a) - 3
+    tests = ["n", "groups", "mean_a", "sd_a", "mean_b", "sd_b", "t", "p", "d_z", "difference"]
+    assert row[tests].tolist() == pytest.approx(expected[tests].tolist())
+
+
+def test_published_row_of_identical_columns():
+    a, _ = sample()
+    row = one(a, a.copy(), GROUPS)
+    zeros = ["difference", "low", "high", "change", "change_low", "change_high"]
+    assert (row[[*zeros, "t", "d_z", "t_two_sample"]] == 0).all()
+    assert (row[["p", "p_wilcoxon", "p_two_sample"]] == 1).all()
+
+
+def test_paired_of_constant_columns():
+    row = one(np.full(4, 2.0), np.full(4, 3.0), range(4))
+    assert (row.low, row.difference, row.high) == (1, 1, 1)
+    assert (row.t, row.d_z, row.p, row.p_two_sample) == (np.inf, np.inf, 0, 0)
+
+
+def test_paired_of_one_group_has_means_and_nothing_else():
+    row = one([1.0, 2.0], [2.0, 5.0], ["sky", "sky"])
+    assert (row.difference, row.change) == (2, pytest.approx(4 / 3))
+    assert row[["low", "high", "change_low", "change_high", "t", "p", "d_z"]].isna().all()
+
+
+def test_change_from_zero_is_undefined():
+    row = one(np.zeros(6), np.arange(6.0), range(6))
+    assert np.isinf(row.change)
+    assert row[["change_low", "change_high"]].isna().all()
+    assert 0 < row.low < row.difference < row.high
+
+
+def test_paired_of_nothing_known():
+    row = one(np.full(3, np.nan), np.ones(3), range(3))
+    assert (row.n, row.groups) == (0, 0)
+    assert row.drop(["n", "groups"]).isna().all()
+
+
+VALUES = arrays(float, len(GROUPS), elements=st.floats(0, 1, width=16))
+
+
+@settings(max_examples=10)
+@given(VALUES, VALUES)
+def test_swapping_a_and_b_flips_signs(a, b):
+    there, back = one(a, b, GROUPS), one(b, a, GROUPS)
+    odd = ["difference", "low", "high", "t", "d_z", "t_two_sample"]
+    expected = (-back[["difference", "high", "low", "t", "d_z", "t_two_sample"]]).tolist()
+    assert there[odd].tolist() == pytest.approx(expected, nan_ok=True, abs=1e-9)
+    even = ["n", "p", "p_wilcoxon", "p_two_sample"]
+    assert there[even].tolist() == pytest.approx(back[even].tolist(), nan_ok=True)
+
+
+@settings(max_examples=10)
+@given(VALUES, VALUES, st.integers(-3, 3))
+def test_unit_does_not_matter(a, b, power):
+    row, scaled = one(a, b, GROUPS), one(a * 2.0**power, b * 2.0**power, GROUPS)
+    lengths = ["mean_a", "sd_a", "mean_b", "sd_b", "difference", "low", "high"]
+    expected = row.where(~row.index.isin(lengths), row * 2.0**power)
+    assert scaled.tolist() == pytest.approx(expected.tolist(), nan_ok=True)
+
+
+@settings(max_examples=10)
+@given(VALUES, VALUES, st.permutations(range(len(GROUPS))))
+def test_order_of_the_rows_does_not_matter(a, b, order):
+    row, shuffled = one(a, b, GROUPS), one(a[order], b[order], GROUPS[order])
+    assert shuffled.tolist() == pytest.approx(row.tolist(), nan_ok=True, rel=1e-6, abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_the_textbooks(pvalues):
+    expected = [0.0] * len(pvalues)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(pvalues)), key=pvalues.__getitem__)):
+        largest = max(largest, min(1.0, pvalues[i] * (len(pvalues) - rank)))
+        expected[i] = largest
+    assert holm(pvalues) == pytest.approx(expected)
+    assert holm([np.nan, *pvalues])[1:] == pytest.approx(expected)
+
+
+def test_holm_is_statsmodels():
+    pvalues = np.random.default_rng(0).uniform(0, 0.1, 20)
+    assert holm(pvalues) == pytest.approx(multipletests(pvalues, method="holm")[1])
+
+
+def test_holm_of_nothing_known():
+    assert np.isnan(holm([np.nan, np.nan])).all()
+    assert len(holm([])) == 0
