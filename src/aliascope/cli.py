@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import aliascope
 from aliascope.errors import AliascopeError
 from aliascope.instrument import Ops, Precision
-from aliascope.text import columns
+from aliascope.text import columns, pair
 
 app = typer.Typer(
     name="aliascope",
@@ -91,10 +91,10 @@ def layers(
             layer.name,
             layer.kind,
             "×".join(map(str, layer.kernel)),
-            _scale(layer.stride),
+            pair(*layer.stride),
             "×".join(map(str, layer.input_shape)),
             "×".join(map(str, layer.output_shape)),
-            _scale(layer.cumulative_stride),
+            pair(*layer.cumulative_stride),
             "shortcut" if layer.shortcut else "",
         ]
         for layer in found
@@ -222,11 +222,6 @@ def _assignment(text: str) -> tuple[str, str]:
     if not (left and equals and right):
         raise typer.BadParameter(f"{text!r} is not of the form A=B", param_hint="--map")
     return left, right
-
-
-def _scale(scale: tuple[float, float]) -> str:
-    rows, columns = (f"{s:g}" for s in scale)
-    return rows if rows == columns else f"{rows}×{columns}"
 
 
 def _file_name(spec: str) -> str:

@@ -11,12 +11,11 @@ import difflib
 import hashlib
 import importlib
 import os
-import pickle
 import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,7 +111,8 @@ def available_models(pattern: str = "") -> list[str]:
     """
     specs = [*EMBEDDED]
     for prefix, names in _CATALOGUES.items():
-        specs += [f"{prefix}:{name}" for name in names()]
+        with suppress(ModelError):  # its package is not installed
+            specs += [f"{prefix}:{name}" for name in names()]
     return [spec for spec in specs if pattern in spec]
 
 
@@ -248,10 +248,15 @@ def _from_function(module_name: str, function: str) -> _Blueprint:
         raise ModelError(
             f"cannot find {module_name}:{function} ({error}){_nearest(function)}"
         ) from error
-    return _Blueprint(
-        lambda _: build(),
-        lambda module: _wrap(module).preprocessing,
-    )
+
+    def checked(_pretrained: bool) -> nn.Module:
+        module = build()
+        if not isinstance(module, nn.Module):
+            found = type(module).__name__
+            raise ModelError(f"{module_name}:{function} returned {found}, not an nn.Module")
+        return module
+
+    return _Blueprint(checked, lambda module: _wrap(module).preprocessing)
 
 
 def _timm_names() -> list[str]:
@@ -315,18 +320,18 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("state_dict", "model"):
+            state = state.get(key, state)
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
     except FileNotFoundError as error:
         raise ModelError(
             f"no such weights: {path}; give an existing file, pretrained or random"
         ) from error
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except Exception as error:  # whatever hostile bytes make a reader raise
         raise ModelError(
             f"cannot read weights from {path}: a state_dict saved with torch.save or safetensors "
             f"was expected ({type(error).__name__})"
         ) from error
-    for key in ("state_dict", "model"):
-        state = state.get(key, state)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def _digest(module: nn.Module) -> str:

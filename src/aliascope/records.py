@@ -28,9 +28,9 @@ class Image(NamedTuple):
     label: int | None
     """Index of the class, where the source knows it."""
     group: str
-    """The photograph it was cut from: intervals resample groups. The id itself, unless crops share one."""
+    """The photograph it was cut from, or the id itself; intervals resample groups."""
     note: str
-    """What had to be converted to get RGB ("greyscale", "CMYK", "16-bit", "first of 7 frames"), or ""."""
+    """What had to be converted to get RGB ("greyscale", "CMYK", "first of 7 frames"), or ""."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class StridedLayer:
     """One operation that really downsamples, seen while the model ran an example."""
 
     name: str
-    """The module's dotted name; `module.function` for a functional call; `#2` marks a second call."""
+    """The module's dotted name; `module.function` for a bare call; `#2` marks a second call."""
     kind: Kind
     kernel: tuple[int, int]
     """Rows, columns; (1, 1) where the op has none."""

@@ -18,9 +18,18 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def wrapped(texts: Sequence[str]) -> str:
-    """Paragraphs of at most 100 columns, continued lines indented.
+    r"""Paragraphs of at most 100 columns, continued lines indented.
 
     >>> wrapped(["short", "too"])
-    'short\\ntoo'
+    'short\ntoo'
     """
     return "\n".join(fill(text, WIDTH, subsequent_indent="  ") for text in texts)
+
+
+def pair(rows: float, across: float) -> str:
+    """A stride or the like: one number where both axes agree.
+
+    >>> pair(2, 2.0), pair(2, 1)
+    ('2', '2×1')
+    """
+    return f"{rows:.3g}" if rows == across else f"{rows:.3g}×{across:.3g}"

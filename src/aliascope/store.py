@@ -1,0 +1,459 @@
+"""A run directory: what was measured of one model, in Parquet parts, crash-safe and resumable.
+
+```
+RUN/run.json                     config, layer table, versions, state, skipped images, notices
+RUN/images/part-NNNNN.parquet    a row an image
+RUN/layers/part-NNNNN.parquet    a row an image and layer
+```
+
+Every file is written under a temporary name, synced and renamed; of a part, the layers file comes
+first. So a part exists, whole, from the moment its images file does; a layers file on its own is a
+leftover that readers ignore and the next writer of that part replaces.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import BaseFileLock, FileLock, Timeout
+from jaxtyping import Float
+
+from aliascope.errors import RunError
+from aliascope.records import StridedLayer
+from aliascope.text import columns, pair, wrapped
+
+State = Literal["running", "complete", "interrupted", "failed"]
+
+_FORMAT = 1
+_RECORDED = ("state", "error", "config", "info", "times", "skipped", "notices")
+_KINDS = ("layers", "images")  # in the order of writing: the images file makes the part exist
+_MAX_BUFFERED = 4096  # images: bounds the memory where `flush_seconds` alone would not
+_TYPES: dict[str, pa.DataType] = dict.fromkeys(("image_id", "group", "note"), pa.string())
+_TYPES |= dict.fromkeys(("label", "prediction"), pa.int64()) | {"correct": pa.bool_()}
+_NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+_IMAGE_METRICS = {
+    "sis": "shift instability (SIS)",
+    "agreement": "agreement",
+    "logit_instability": "logit instability",
+    "correct": "accuracy",
+}
+_LAYER_METRICS = {"avr": "AVR", "avr_box": "AVR box band", "avr_ac": "AVR without DC"}
+
+
+@dataclass(eq=False, repr=False)
+class Run:
+    """What was measured of one model; `str(run)` is a table of it. `RunWriter` makes it."""
+
+    config: dict[str, Any]
+    """What decides the numbers: a run is continued only under an equal one."""
+    strided_layers: list[StridedLayer]
+    info: dict[str, Any]
+    """What is recorded and not compared: versions, device, command, batch size, process id."""
+    path: Path | None = None
+    """The run directory; None where the rows live in memory."""
+    state: State = "running"
+    """A process killed without notice leaves "running" behind."""
+    error: str = ""
+    """The sentence of a failed run."""
+    times: dict[str, str] = field(default_factory=dict)
+    """started, updated: UTC, ISO 8601."""
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    """image_id and reason of each image that could not be used."""
+    notices: list[str] = field(default_factory=list)
+    batches: list[dict[str, pa.Table]] = field(default_factory=list)
+    """The rows that are in no file: all of them where there is no directory."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """Open a run directory, complete or not; the rows are read when they are asked for.
+
+        Raises:
+            RunError: there is none, it is no run directory, its run.json cannot be read, or a newer
+                aliascope wrote it.
+        """
+        file = (path := Path(path)) / "run.json"
+        try:
+            record = json.loads(file.read_bytes())
+            if (version := record.pop("format")) <= _FORMAT:
+                layers = [_layer(row) for row in record.pop("layers")]
+                return cls(strided_layers=layers, path=path, **record)
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunError(
+                f"{file} does not exist: give a directory that `aliascope measure --out` wrote"
+            ) from None
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise RunError(
+                f"{file} cannot be read ({error!r}): delete {path} and measure again"
+            ) from error
+        raise RunError(f"{file} has format {version}, newer than {_FORMAT}: upgrade aliascope")
+
+    @property
+    def model(self) -> str:
+        """The model's spec."""
+        return self.config["model"]
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """A row an image, with the columns of `RunWriter.add`."""
+        return self._rows("images", _image_table({name: [] for name in _TYPES}))
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """A row an image and layer: image_id, layer (both categorical), order, the metrics."""
+        return self._rows("layers", _layer_table([], self.strided_layers, {}))
+
+    @cached_property
+    def _parts(self) -> list[Path]:
+        # Listed once: images and layers must agree even while a writer is adding parts.
+        return [] if self.path is None else list(_parts(self.path).values())
+
+    def _rows(self, kind: str, empty: pa.Table) -> pd.DataFrame:
+        tables = [_read(part, kind) for part in self._parts] + [rows[kind] for rows in self.batches]
+        return _concat(tables or [empty]).to_pandas(types_mapper=_NULLABLE.get)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What run.json holds and a summary of the rows, in JSON's own types.
+
+        Returns:
+            Besides run.json's keys "path"; "measured", the number of images; "metrics" and, in each
+            of "layers": {mean, std} a metric, None where undefined ("correct" is the accuracy).
+        """
+        layers = [
+            row | _moments(self.layers, self.layers["layer"] == row["name"], _LAYER_METRICS)
+            for row in map(asdict, self.strided_layers)
+        ]
+        metrics = _moments(self.images, slice(None), _IMAGE_METRICS)
+        del metrics["correct"]["std"]  # of a truth value the mean says all
+        rows = {"path": self.path, "measured": len(self.images), "metrics": metrics}
+        return _record(self) | _plain(rows | {"layers": layers})
+
+    def __repr__(self) -> str:
+        return f"<Run of {self.model}, {self.state}, in {self.path or 'memory'}>"
+
+    def __str__(self) -> str:
+        summary = self.to_dict()
+        head = f"{self.model} on {self.config.get('images', 'images')}: "
+        head += f"{summary['measured']} images measured, {len(self.skipped)} skipped, {self.state}"
+        means = [[text, _cell(summary["metrics"][key])] for key, text in _IMAGE_METRICS.items()]
+        layers = [["layer", "kind", "stride", *_LAYER_METRICS.values()]]
+        layers += [_layer_cells(row) for row in summary["layers"]]
+        tail = [f"error: {self.error}"] if self.error else []
+        tail += [f"notice: {text}" for text in self.notices]
+        tail += [f"skipped {item['image_id']}: {item['reason']}" for item in self.skipped[:5]]
+        tail += [f"… and {len(self.skipped) - 5} more"] if len(self.skipped) > 5 else []
+        blocks = [wrapped([head]), columns(means), columns(layers), wrapped(tail)]
+        return "\n\n".join(filter(None, blocks))
+
+
+class RunWriter:
+    """Writes one run, in a `with` block; an equal run that was interrupted is continued.
+
+    On leaving the block early, by an error or Ctrl-C, the buffered rows are written all the same.
+
+    Args:
+        path: the run directory, made where missing; None keeps the rows in memory.
+        config: what decides the numbers; "model" names the model, "images" their source.
+        layers: the layers measured.
+        info: versions, device, command: recorded, not compared.
+        flush_seconds: how much work, in seconds, a kill may cost.
+
+    Attributes:
+        run: the run as it stands; what is added to its `info` is saved with the next part.
+        measured: ids that the run being continued holds already; known inside the block.
+        previous_info: the `info` of that run, or None.
+
+    Raises:
+        RunError: on entering the block: the directory holds another run or somebody else's files,
+            another process is writing it, or it cannot be written.
+
+    Example:
+        >>> layer = StridedLayer("conv1", "conv", (7, 7), (2.0, 2.0), (3, 224, 224),
+        ...                      (64, 112, 112), (2.0, 2.0), 0, shortcut=False)
+        >>> with RunWriter(None, {"model": "toy", "images": "noise"}, [layer], {}) as writer:
+        ...     images = {"image_id": ["a", "b"], "label": [1, None], "sis": [0.1, 0.2]}
+        ...     writer.add(images, {"avr": np.array([[0.003], [0.004]])})
+        ...     writer.skip("c", "truncated")
+        ...     print(writer.finish())
+        toy on noise: 2 images measured, 1 skipped, complete
+        <BLANKLINE>
+        shift instability (SIS)  0.1500 ± 0.0707
+        agreement                –
+        logit instability        –
+        accuracy                 –
+        <BLANKLINE>
+        layer  kind  stride  AVR              AVR box band  AVR without DC
+        conv1  conv  2       0.0035 ± 0.0007  –             –
+        <BLANKLINE>
+        skipped c: truncated
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        config: dict[str, Any],
+        layers: Sequence[StridedLayer],
+        info: dict[str, Any],
+        *,
+        flush_seconds: float = 10.0,
+    ) -> None:
+        # Through JSON, so that a run in memory and one read back have the same config.
+        self.run = Run(_plain(config), list(layers), info | {"pid": os.getpid()})
+        self.run.path = None if path is None else Path(path)
+        self.measured: frozenset[str] = frozenset()
+        self.previous_info: dict[str, Any] | None = None
+        self._flush_seconds = flush_seconds
+        self._flushed = time.monotonic()
+        self._number = 0
+        self._held = ExitStack()
+
+    def __enter__(self) -> "RunWriter":  # noqa: PYI034  (beartype knows Self in whole classes only)
+        with ExitStack() as held:
+            if self.run.path is not None:
+                held.callback(_lock(self.run.path).release)
+                self._resume(self.run.path)
+            self._held = held.pop_all()
+        return self
+
+    def _resume(self, path: Path) -> None:
+        if (path / "run.json").exists():
+            earlier, parts = Run.open(path), _parts(path)
+            _refuse_another(path, earlier, self.run)
+            ids = [_read(part, "images", ["image_id"])["image_id"] for part in parts.values()]
+            self.measured = frozenset().union(*(column.to_pylist() for column in ids))
+            self.run.times, self.run.notices = earlier.times, earlier.notices
+            self.previous_info = earlier.info
+            self._number = 1 + max(parts, default=-1)
+        # run.json before the folders: with folders and without it, this is a stranger's directory.
+        self._save()
+        with _refusal(path):
+            for kind in _KINDS:
+                (path / kind).mkdir(exist_ok=True)
+                for leftover in (path / kind).glob(".part-*.tmp"):
+                    leftover.unlink()
+
+    def add(
+        self,
+        images: dict[str, Sequence[Any] | np.ndarray],
+        layers: dict[str, Float[np.ndarray, "batch layer"]],
+    ) -> None:
+        """Add the rows of one batch of B images, none of them in `measured`.
+
+        Args:
+            images: name -> B values: image_id; group, the photograph it was cut from; label and
+                prediction, indices of classes; correct, a truth value; note; any other name is a
+                metric, kept as float32. None and NaN: unknown.
+            layers: metric -> (B, L), in the order of the run's layers, kept as float32.
+
+        Raises:
+            RunError: a part cannot be written; the parts before it are safe.
+        """
+        rows = _layer_table(images["image_id"], self.run.strided_layers, layers)
+        self.run.batches.append({"layers": rows, "images": _image_table(images)})
+        late = time.monotonic() - self._flushed >= self._flush_seconds
+        if late or len(images["image_id"]) * len(self.run.batches) >= _MAX_BUFFERED:
+            self._flush()
+
+    def skip(self, image_id: str, reason: str) -> None:
+        """List an image that cannot be used; a continued run tries it again."""
+        self.run.skipped.append({"image_id": image_id, "reason": reason})
+
+    def notice(self, text: str) -> None:
+        """Record, once, what the user should know about the whole run."""
+        if text not in self.run.notices:
+            self.run.notices.append(text)
+
+    def finish(self) -> Run:
+        """Write what is left and mark the run complete.
+
+        Raises:
+            RunError: the directory cannot be written.
+        """
+        self._flush()
+        self.run.state = "complete"
+        self._save()
+        return self.run
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with self._held:
+            if self.run.state == "running":
+                failed = isinstance(error, Exception)
+                self.run.state = "failed" if failed else "interrupted"
+                self.run.error = str(error) if failed else ""
+                self._flush()
+
+    def _flush(self) -> None:
+        if self.run.batches and self.run.path is not None:
+            for kind in _KINDS:
+                table = _concat([batch[kind] for batch in self.run.batches])
+                pq.write_table(table, data := pa.BufferOutputStream())
+                _write(self.run.path / kind / f"part-{self._number:05d}.parquet", data.getvalue())
+            # In one step: interrupted before it, the part is written again, not its rows twice.
+            self.run.batches, self._number = [], self._number + 1
+        self._flushed = time.monotonic()
+        self._save()
+
+    def _save(self) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.run.times = {"started": now, **self.run.times, "updated": now}
+        if self.run.path is not None:
+            text = json.dumps(_record(self.run), indent=2, ensure_ascii=False)
+            # A file name that is no Unicode becomes a JSON escape, and comes back as it was.
+            _write(self.run.path / "run.json", text.encode("utf-8", "backslashreplace"))
+
+
+def _lock(path: Path) -> BaseFileLock:
+    """Make the directory ours, or say whose it is."""
+    with _refusal(path):
+        path.mkdir(parents=True, exist_ok=True)
+        visible = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+        if visible and "run.json" not in visible:
+            raise RunError(
+                f"{path} holds other files ({visible[0]}) and no run.json: choose another --out"
+            )
+        try:
+            return FileLock(path / ".lock").acquire(blocking=False).lock
+        except Timeout:
+            process = "another process"
+            with suppress(RunError):
+                process = f"process {Run.open(path).info['pid']}"
+            raise RunError(
+                f"{path} is being written by {process}: wait for it, or choose another --out"
+            ) from None
+
+
+def _refuse_another(path: Path, earlier: Run, run: Run) -> None:
+    """Raise unless both have the same config and layers."""
+    names = ([layer.name for layer in one.strided_layers] for one in (earlier, run))
+    old, new = earlier.config | {"layers": next(names)}, run.config | {"layers": next(names)}
+    pairs = {key: (old.get(key, "unset"), new.get(key, "unset")) for key in old | new}
+    differences = [f"{key}: {was} → {now}" for key, (was, now) in pairs.items() if was != now]
+    if differences:
+        raise RunError(
+            f"{path} holds a run of another configuration ({'; '.join(differences)}): "
+            "choose another --out, or delete that directory"
+        )
+
+
+@contextmanager
+def _refusal(path: Path) -> Iterator[None]:
+    """Turn what the system says (no space, no permission, a file in the way) into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written ({error.strerror or error}): mend that and run the same "
+            "command again, which keeps what is measured, or choose another --out"
+        ) from error
+
+
+def _write(path: Path, data: bytes | pa.Buffer) -> None:
+    """Put `data` in place, whole or not at all, whenever the process or the machine dies."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _refusal(path):
+        try:
+            temporary.write_bytes(data)
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _parts(path: Path) -> dict[int, Path]:
+    """The parts that exist, oldest first: number -> images file."""
+    files = [(file.stem.removeprefix("part-"), file) for file in (path / "images").glob("part-*")]
+    # A "part-00001 (copy).parquet" would count its rows twice.
+    return dict(sorted((int(number), file) for number, file in files if number.isdecimal()))
+
+
+def _read(part: Path, kind: str, columns: list[str] | None = None) -> pa.Table:
+    file = part.parents[1] / kind / part.name
+    try:
+        return pq.ParquetFile(file).read(columns)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(
+            f"{file} cannot be read: delete {part} and run the same command again, which measures "
+            "its images anew"
+        ) from error
+
+
+def _array(name: str, values: Sequence[Any] | np.ndarray) -> pa.Array:
+    # What is not named there is a metric; NaN becomes null and is read back as NaN.
+    return pa.array(values, _TYPES.get(name, pa.float32()), from_pandas=True)
+
+
+def _image_table(columns: dict[str, Any]) -> pa.Table:
+    return pa.table({name: _array(name, values) for name, values in columns.items()})
+
+
+def _layer_table(ids: Any, layers: list[StridedLayer], columns: dict[str, np.ndarray]) -> pa.Table:
+    image, layer = (index.ravel() for index in np.indices((len(ids), len(layers)), np.int32))
+    names = _array("image_id", [layer.name for layer in layers])
+    # Dictionary-encoded, so that a million rows do not hold a million strings.
+    keys = {
+        "image_id": pa.DictionaryArray.from_arrays(image, _array("image_id", ids)),
+        "layer": pa.DictionaryArray.from_arrays(layer, names),
+        "order": np.array([layer.order for layer in layers], np.int32)[layer],
+    }
+    return pa.table(keys | {name: _array(name, values.ravel()) for name, values in columns.items()})
+
+
+def _concat(tables: list[pa.Table]) -> pa.Table:
+    # A metric that only some parts have is null in the others.
+    return pa.concat_tables(tables, promote_options="default").unify_dictionaries()
+
+
+def _record(run: Run) -> dict[str, Any]:
+    kept = {"format": _FORMAT} | {name: getattr(run, name) for name in _RECORDED}
+    return _plain(kept | {"layers": [asdict(layer) for layer in run.strided_layers]})
+
+
+def _layer(row: dict[str, Any]) -> StridedLayer:
+    known: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+    return StridedLayer(**known)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON gives it back: tuples as lists, numbers that are not finite as None."""
+    own = json.dumps(value, default=lambda v: v.item() if isinstance(v, np.generic) else str(v))
+    return json.loads(own, parse_constant=lambda _: None)
+
+
+def _moments(frame: pd.DataFrame, rows: Any, names: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Mean and sample standard deviation; NaN for a metric that was not measured."""
+    values = frame.reindex(columns=list(names)).loc[rows].astype(float)
+    return values.agg(["mean", "std"]).to_dict()
+
+
+def _cell(moments: dict[str, float | None]) -> str:
+    return " ± ".join(f"{value:.4f}" for value in moments.values() if value is not None) or "–"
+
+
+def _layer_cells(row: dict[str, Any]) -> list[str]:
+    name = row["name"] if len(row["name"]) <= 23 else f"…{row['name'][-22:]}"
+    return [
+        name,
+        row["kind"],
+        pair(*row["stride"]),
+        *(_cell(row[metric]) for metric in _LAYER_METRICS),
+    ]

@@ -1,0 +1,338 @@
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+import torch
+from torch import nn
+
+import aliascope
+from aliascope import ImageError, ModelError, RunError, alias_violation_ratio, measure
+from aliascope.instrument import measure_batch, prepare
+from aliascope.measure import BatchSize
+from aliascope.preprocessing import Preprocessing
+from aliascope.spectra import AVR_VARIANTS
+
+SMALL = Preprocessing(resize=(32, 32), crop=(32, 32))
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+class Net(nn.Module):
+    """Two taps as modules, one as a bare call, batch-norm to fold, a dropout to keep quiet."""
+
+    def __init__(self, classes=10):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+        self.conv = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        x = nn.functional.max_pool2d(x, 2)
+        x = torch.relu(self.conv(x)).mean((2, 3))
+        return self.head(nn.functional.dropout(x, 0.5, self.training))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for index in range(13):
+        low = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        PIL.Image.fromarray(low).resize((48, 40)).save(path / f"{index:02}.png")
+    return path
+
+
+def test_rows_equal_the_plain_computation(net, folder):
+    """Every figure, one image at a time, unfolded, with a forward for each view."""
+    run = measure(net, str(folder), preprocess=SMALL, batch_size=5, device="cpu")
+    net.eval()
+    for image, row in zip(aliascope.open_images(folder), run.images.itertuples(), strict=True):
+        x = SMALL.normalise(SMALL(image.pixels)[None])
+        with torch.no_grad():
+            logits = net(x)
+            stem = torch.relu(net.norm(net.stem(x)))
+            maps = {"stem": x, "max_pool2d": stem, "conv": nn.functional.max_pool2d(stem, 2)}
+        assert row.image_id == image.id
+        assert row.prediction == logits.argmax().item()
+        assert row.confidence == pytest.approx(logits.softmax(1).max().item(), abs=1e-5)
+        assert row.sis == pytest.approx(aliascope.shift_instability(net, x).item(), abs=1e-5)
+        layers = run.layers[run.layers.image_id == image.id].set_index("layer")
+        assert list(layers.index) == list(maps)
+        for name, (band, dc) in AVR_VARIANTS.items():
+            for layer, map_ in maps.items():
+                expected = alias_violation_ratio(map_, 2, band=band, dc=dc).item()
+                assert layers.loc[layer, name] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_batch_size_changes_nothing(net, folder):
+    runs = [
+        measure(net, str(folder), preprocess=SMALL, batch_size=size, device="cpu")
+        for size in (1, 4, 13, None)
+    ]
+    for run in runs[1:]:
+        for frame in ("images", "layers"):
+            a, b = getattr(runs[0], frame), getattr(run, frame)
+            numbers = a.select_dtypes("float").columns
+            assert len(numbers) >= 4
+            pd.testing.assert_frame_equal(a[numbers], b[numbers], rtol=0, atol=1e-5)
+            pd.testing.assert_frame_equal(a.drop(columns=numbers), b.drop(columns=numbers))
+
+
+def test_a_model_in_train_mode_is_measured_in_eval_mode_and_left_untouched(net, folder):
+    net.train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    run = measure(net, str(folder), preprocess=SMALL, device="cpu", limit=3)
+    assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    again = measure(net.eval(), str(folder), preprocess=SMALL, device="cpu", limit=3)
+    np.testing.assert_array_equal(run.images.sis, again.images.sis)
+
+
+def test_conv_leaves_pools_out(net, folder):
+    run = measure(net, str(folder), preprocess=SMALL, ops="conv", limit=2, device="cpu")
+    assert [layer.name for layer in run.strided_layers] == ["stem", "conv"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_close(net, folder, precision):
+    full = measure(net, str(folder), preprocess=SMALL, device="cpu")
+    half = measure(net, str(folder), preprocess=SMALL, device="cpu", precision=precision)
+    np.testing.assert_allclose(half.layers.avr, full.layers.avr, atol=5e-3)
+    assert (half.layers.avr != full.layers.avr).any()
+
+
+def test_labels_count_only_where_they_number_the_models_classes(net, folder):
+    names = sorted(path.name for path in folder.iterdir())
+    labels = folder.with_suffix(".csv")
+    rows = "\n".join(f"{name},{min(i, 9)}" for i, name in enumerate(names))
+    labels.write_text(f"file,label\n{rows}\n")
+    run = measure(net, str(folder), preprocess=SMALL, device="cpu")
+    expected = run.images.prediction == run.images.label
+    assert run.images.correct.tolist() == expected.tolist()
+    other = measure(Net(classes=7), str(folder), preprocess=SMALL, device="cpu")
+    assert other.images.correct.isna().all()
+    assert other.images.label.notna().all()
+
+
+def test_a_run_in_a_directory_holds_the_same_rows_and_is_not_measured_twice(net, folder, tmp_path):
+    in_memory = measure(net, str(folder), preprocess=SMALL, device="cpu", batch_size=4)
+    out = tmp_path / "run"
+    run = measure(net, str(folder), preprocess=SMALL, device="cpu", batch_size=4, out=out)
+    pd.testing.assert_frame_equal(run.images, in_memory.images)
+    pd.testing.assert_frame_equal(run.layers, in_memory.layers)
+    calls = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    again = measure(net, str(folder), preprocess=SMALL, device="cpu", batch_size=4, out=out)
+    assert len(calls) <= 4  # finding the layers, not measuring 13 images
+    pd.testing.assert_frame_equal(again.images, run.images)
+
+
+def test_another_configuration_is_refused_and_the_difference_named(net, folder, tmp_path):
+    out = tmp_path / "run"
+    measure(net, str(folder), preprocess=SMALL, device="cpu", out=out, limit=3)
+    with pytest.raises(RunError, match="limit: 3 → 4"):
+        measure(net, str(folder), preprocess=SMALL, device="cpu", out=out, limit=4)
+    with pytest.raises(RunError, match="precision: fp32 → bf16"):
+        measure(
+            net, str(folder), preprocess=SMALL, device="cpu", out=out, limit=3, precision="bf16"
+        )
+    with torch.no_grad():
+        net.head.bias += 1
+    with pytest.raises(RunError, match="weights_digest"):
+        measure(net, str(folder), preprocess=SMALL, device="cpu", out=out, limit=3)
+
+
+def test_unreadable_images_are_listed_and_skipped(net, folder):
+    (folder / "03.png").write_bytes((folder / "03.png").read_bytes()[:60])
+    (folder / "05.png").write_text("no picture")
+    PIL.Image.open(folder / "06.png").convert("L").save(folder / "06.png")
+    run = measure(net, str(folder), preprocess=SMALL, device="cpu")
+    assert [item["image_id"] for item in run.skipped] == ["03.png", "05.png"]
+    assert all(item["reason"] for item in run.skipped)
+    assert len(run.images) == 11
+    assert run.images.set_index("image_id").note["06.png"] == "greyscale"
+    assert "11 images measured, 2 skipped" in " ".join(str(run).split())
+
+
+def test_nothing_readable_is_an_error(net, tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(ImageError, match=r"no image of .* could be measured"):
+        measure(net, str(tmp_path), preprocess=SMALL, device="cpu")
+
+
+def test_what_is_no_classifier_still_has_its_aliasing_measured(folder):
+    run = measure(nn.Conv2d(3, 4, 3, stride=2), str(folder), preprocess=SMALL, device="cpu")
+    assert len(run.layers) == 13
+    assert "sis" not in run.images or run.images.sis.isna().all()
+    assert any("needs a classifier" in notice for notice in run.notices)
+
+
+def test_a_model_that_does_not_downsample_still_has_its_stability_measured(folder):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    run = measure(model, str(folder), preprocess=SMALL, device="cpu")
+    assert run.images.sis.notna().all()
+    assert run.layers.empty
+
+
+class Poisoned(Net):
+    def forward(self, x):
+        bright = x.mean((1, 2, 3)) > x.mean()
+        return super().forward(torch.where(bright[:, None, None, None], x, math.nan))
+
+
+def test_activations_that_are_not_finite_stay_undefined_and_are_said(folder):
+    torch.manual_seed(0)
+    run = measure(Poisoned(), str(folder), preprocess=SMALL, device="cpu", batch_size=13)
+    bad = run.images.sis.isna()
+    assert 0 < bad.sum() < 13
+    assert run.images.prediction.isna().tolist() == bad.tolist()
+    assert run.images.agreement.isna().tolist() == bad.tolist()
+    assert any("not finite" in notice for notice in run.notices)
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("wrong size\nand much more")
+
+
+def test_a_model_that_fails_is_named_with_its_first_line(folder):
+    with pytest.raises(
+        ModelError, match=r"Broken failed on an image of shape \(1, 3, 32, 32\): wrong size$"
+    ):
+        measure(Broken(), str(folder), preprocess=SMALL, device="cpu")
+
+
+def test_a_device_that_is_not_there_is_named(net, folder):
+    with pytest.raises(ModelError, match="device 'cuda:77' cannot be used here"):
+        measure(net, str(folder), preprocess=SMALL, device="cuda:77")
+
+
+def test_interrupted_work_is_kept_and_continued(net, folder, tmp_path):
+    out = tmp_path / "run"
+
+    def interrupt(done, _total):
+        if done >= 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(
+            net,
+            str(folder),
+            preprocess=SMALL,
+            device="cpu",
+            out=out,
+            batch_size=2,
+            progress=interrupt,
+        )
+    half = aliascope.Run.open(out)
+    assert half.state == "interrupted"
+    assert len(half.images) == 6
+    run = measure(net, str(folder), preprocess=SMALL, device="cpu", out=out, batch_size=2)
+    whole = measure(net, str(folder), preprocess=SMALL, device="cpu", batch_size=2)
+    assert run.state == "complete"
+    pd.testing.assert_frame_equal(run.images, whole.images)
+
+
+def test_windows_folded_into_the_batch_count_as_channels_of_their_image():
+    class Windowed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, stride=2)
+
+        def forward(self, x):
+            windows = x.unfold(2, 16, 16).unfold(3, 16, 16)  # (B, 3, 2, 2, 16, 16)
+            windows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 16, 16)
+            return self.conv(windows).mean((2, 3)).unflatten(0, (-1, 4)).flatten(1)
+
+    instrument = prepare(aliascope.load_model(Windowed()), preprocess=SMALL, device="cpu")
+    images = torch.rand(3, 3, 32, 32)
+    _, layers = measure_batch(instrument, images)
+    x = SMALL.normalise(images)
+    each = [
+        alias_violation_ratio(
+            torch.cat([one[:, :16, :16], one[:, :16, 16:], one[:, 16:, :16], one[:, 16:, 16:]])[
+                None
+            ],
+            2,
+        )
+        for one in x
+    ]
+    torch.testing.assert_close(layers["avr"][:, 0], torch.cat(each), rtol=0, atol=1e-5)
+
+
+class TestBatchSize:
+    def search(self, seconds_per_image, start=4):
+        sizes = BatchSize(start)
+        for _ in range(40):
+            sizes.record(sizes.current, float(seconds_per_image(sizes.current) * sizes.current))
+        return sizes.current
+
+    def test_it_finds_the_fastest_size(self):
+        assert self.search(lambda n: abs(n - 16) + 1) == 16
+        assert self.search(lambda n: n) == 1
+        assert self.search(lambda n: 1 / n) == 1024
+
+    def test_a_size_that_is_given_stays(self):
+        sizes = BatchSize(7, fixed=True)
+        sizes.record(7, 1.0)
+        assert sizes.current == 7
+
+    def test_what_did_not_fit_is_not_tried_again(self):
+        sizes = BatchSize(64)
+        sizes.forbid(64)
+        for _ in range(40):
+            sizes.record(sizes.current, 1.0)
+            assert sizes.current < 64
+
+    def test_short_memory_halves_the_batch_and_loses_nothing(self, net, folder, monkeypatch):
+        def tight(instrument, images):
+            if len(images) > 2:
+                raise torch.OutOfMemoryError
+            return measure_batch(instrument, images)
+
+        expected = measure(net, str(folder), preprocess=SMALL, device="cpu", batch_size=2)
+        monkeypatch.setattr(sys.modules["aliascope.measure"], "measure_batch", tight)
+        run = measure(net, str(folder), preprocess=SMALL, device="cpu", batch_size=8)
+        assert run.images.image_id.tolist() == expected.images.image_id.tolist()
+        np.testing.assert_allclose(run.images.sis, expected.images.sis, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the shared photographs are not beside the checkout"
+)
+def test_the_input_of_conv1_on_stl10_aliases_as_published():
+    run = measure(
+        "timm:resnet50",
+        SHARED / "stl10_test_first1000",
+        weights="random",
+        preprocess="resize224",
+        ops="conv",
+        device="cpu",
+    )
+    conv1 = run.layers.avr[run.layers.layer == "conv1"]
+    assert f"{conv1.mean():.4f} ± {conv1.std():.4f}" == "0.0036 ± 0.0024"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the shared photographs are not beside the checkout"
+)
+def test_lite0_on_the_thousand_imagenet_photographs():
+    run = measure("efficientnet_lite0", SHARED / "imagenet_1000", device="cpu")
+    assert run.images.correct.mean() == pytest.approx(0.88, abs=0.005)
+    assert run.images.sis.mean() == pytest.approx(0.0073, abs=2e-4)
