@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -44,19 +44,17 @@ def main() -> None:
             raise
         _complain(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        _complain("interrupted; what was measured is kept: the same command goes on from there")
-        sys.exit(1)
 
 
 def _complain(sentence: str) -> None:
     _stderr.print(f"error: {sentence}", markup=False, soft_wrap=True)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"aliascope {aliascope.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -120,7 +118,7 @@ def measure(
     ] = None,
     weights: Weights = "pretrained",
     preprocess: Annotated[
-        str,
+        Literal["model", "resize224"],
         typer.Option(help="model (its own evaluation transform) or resize224 (as published)."),
     ] = "model",
     ops: Annotated[Ops, typer.Option(help="All that downsample, or convolutions only.")] = "all",
@@ -141,8 +139,6 @@ def measure(
     agreement, confidence and logit instability of every image. With --out a run that was killed
     goes on when the same command is given again.
     """
-    if preprocess not in ("model", "resize224"):
-        raise typer.BadParameter(f"{preprocess!r} is neither model nor resize224")
     runs, failed = [], False
     for spec in models:
         place = out if out is None or len(models) == 1 else out / _file_name(spec)
@@ -168,6 +164,12 @@ def measure(
             failed = True
             _complain(f"{spec}: {error}")
             continue
+        except KeyboardInterrupt:
+            kept = (
+                "the same command goes on from there" if out else "nothing was kept without --out"
+            )
+            _complain(f"interrupted; {kept}")
+            raise typer.Exit(1) from None
         runs.append(run)
         if not as_json:
             typer.echo(f"{run}\n")
@@ -243,6 +245,7 @@ def _progress(title: str) -> Iterator[Any]:
         TimeRemainingColumn(),
         console=_stderr,
         transient=True,
+        disable=not _stderr.is_terminal,
     )
     with bar:
         task = bar.add_task(title, total=None, rate="")

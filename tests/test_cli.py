@@ -1,0 +1,208 @@
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from typer.main import get_command
+
+import aliascope
+from aliascope.cli import app, main
+
+VERBS = sorted(get_command(app).commands)
+TOY = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+    )
+
+def broken():
+    return nn.Sequential(nn.Linear(5, 5))
+
+def slow():
+    import time
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+        def forward(self, x):
+            time.sleep(0.3)
+            return self.net(x)
+    return Slow()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working folder with toy models and twelve pictures."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", ["aliascope"])
+    monkeypatch.delitem(sys.modules, "toy", raising=False)
+    (tmp_path / "toy.py").write_text(TOY)
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        low = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        PIL.Image.fromarray(low).resize((64, 64)).save(tmp_path / f"pictures/{index:02}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    def run(command):
+        """Status, stdout and stderr of the command line, in this process."""
+        monkeypatch.setattr(sys, "argv", ["aliascope", *shlex.split(command)])
+        status = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            status = leaving.code or 0
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_layers(run):
+    status, out, err = run("layers efficientnet_lite0@blurpool:2")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    header, stem = (" ".join(line.split()) for line in lines[:2])
+    assert header == "# layer kind kernel stride input output image stride"
+    assert stem == "0 conv_stem conv 3×3 2 3×224×224 32×112×112 2"
+    assert [line.split()[2] for line in lines[2:]] == 4 * ["blur_pool"]
+
+
+def test_layers_as_json_marks_shortcuts(run):
+    status, out, _ = run("layers timm:resnet18 --json")
+    found = json.loads(out)
+    assert status == 0
+    assert [one["name"] for one in found if one["shortcut"]] == [
+        f"layer{n}.0.downsample.0" for n in (2, 3, 4)
+    ]
+
+
+def test_measure_and_compare(run, folder):
+    status, out, err = run("measure toy:net toy:net --images pictures --out runs")
+    assert status == 0, err
+    assert out.count("12 images measured, 0 skipped, complete") == 2
+    status, out, _ = run("measure toy:net --images pictures --out runs/toy-net --json")
+    (summary,) = json.loads(out)
+    assert summary["measured"] == 12
+    assert summary["metrics"]["sis"]["mean"] > 0
+    status, out, _ = run("compare runs/toy-net runs/toy-net")
+    assert status == 0
+    assert "12" in out
+    status, out, _ = run("compare runs/toy-net runs/toy-net --json --map 0=0")
+    assert [row["layer_a"] for row in json.loads(out)["layers"]][:1] == ["0"]
+    assert {row["difference"] for row in json.loads(out)["images"]} == {0}
+
+
+def test_a_model_that_fails_does_not_stop_the_others(run, folder):
+    status, out, err = run("measure toy:broken toy:nothing toy:net --images pictures --out runs")
+    assert status == 1
+    assert "toy:net on pictures: 12 images measured" in out
+    assert "error: toy:broken: toy:broken failed on an image of shape (1, 3, 224, 224)" in err
+    assert "error: toy:nothing: cannot find toy:nothing" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("layers resnet50", "error: unknown model 'resnet50'; did you mean timm:resnet50"),
+        ("measure toy:net --images nowhere", "nowhere"),
+        ("measure toy:net --images pictures --device cuda:9", "choose cpu"),
+        ("measure toy:net --images pictures --out pictures", "pictures"),
+        ("compare nowhere nowhere", "nowhere"),
+    ],
+)
+def test_mistakes_become_one_sentence_and_status_1(run, folder, command, sentence):
+    status, out, err = run(command)
+    assert (status, out) == (1, "")
+    assert sentence in err
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "measure",
+        "nonsense",
+        "measure toy:net --limit 0",
+        "measure toy:net --ops some",
+        "measure toy:net --precision fp8",
+        "measure toy:net --preprocess none",
+        "compare a b --map x",
+    ],
+)
+def test_wrong_usage_has_status_2(run, folder, command):
+    status, out, err = run(command)
+    assert (status, out) == (2, "")
+    assert "Usage" in err
+
+
+def test_debug_shows_the_traceback(run):
+    with pytest.raises(aliascope.ModelError):
+        run("--debug layers resnet50")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_help_shows_an_example_that_runs(run, folder, verb):
+    status, out, _ = run(f"{verb} --help")
+    assert status == 0
+    example = re.search(r"Example: aliascope (.+)", " ".join(out.split()))[1]
+    assert example.startswith(verb)
+    if verb == "compare":
+        run("measure toy:net --images pictures --out runs/a")
+        run("measure toy:net --images pictures --out runs/b")
+        example = example.replace("conv1=stem.conv", "0=0")
+    status, out, err = run(example)
+    assert status == 0, err
+    assert out.strip()
+
+
+def test_version(run):
+    assert run("--version")[1] == f"aliascope {aliascope.__version__}\n"
+
+
+def test_models_lists_what_contains_the_pattern(run):
+    status, out, _ = run("models resnet18")
+    assert status == 0
+    assert "timm:resnet18" in out.splitlines()
+    assert json.loads(run("models lite0 --json")[1])[0] == "efficientnet_lite0"
+
+
+def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(folder):
+    command = [sys.executable, "-m", "aliascope.cli", "measure", "toy:slow", "--images", "pictures"]
+    command += ["--out", "run", "--batch-size", "1"]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not Path("run/images").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(1.5)
+    os.kill(child.pid, signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert err == "error: interrupted; the same command goes on from there\n"
+    assert "Traceback" not in err
+    half = aliascope.Run.open("run")
+    assert half.state == "interrupted"
+    assert 0 < len(half.images) < 12
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "12 images measured" in finished.stdout
+    assert aliascope.Run.open("run").images.image_id.is_unique
