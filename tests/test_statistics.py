@@ -85,7 +85,9 @@ def test_level_widens_the_interval():
 
 
 def test_interval_of_equal_values_is_a_point():
-    assert bootstrap_interval(np.full(len(GROUPS), 0.1), GROUPS) == pytest.approx((0.1, 0.1, 0.1))
+    value, low, high = bootstrap_interval(np.full(len(GROUPS), 0.1), GROUPS)
+    assert value == pytest.approx(0.1)
+    assert low == value == high  # to the last bit
 
 
 def test_interval_of_one_group_is_undefined():
@@ -195,7 +197,7 @@ def test_paired_of_nothing_known():
 VALUES = arrays(float, len(GROUPS), elements=st.floats(0, 1, width=16))
 
 
-@settings(max_examples=10)
+@settings(max_examples=25)
 @given(VALUES, VALUES)
 def test_swapping_a_and_b_flips_signs(a, b):
     there, back = one(a, b, GROUPS), one(b, a, GROUPS)
@@ -206,7 +208,7 @@ def test_swapping_a_and_b_flips_signs(a, b):
     assert there[even].tolist() == pytest.approx(back[even].tolist(), nan_ok=True)
 
 
-@settings(max_examples=10)
+@settings(max_examples=25)
 @given(VALUES, VALUES, st.integers(-3, 3))
 def test_unit_does_not_matter(a, b, power):
     row, scaled = one(a, b, GROUPS), one(a * 2.0**power, b * 2.0**power, GROUPS)
@@ -215,11 +217,12 @@ def test_unit_does_not_matter(a, b, power):
     assert scaled.tolist() == pytest.approx(expected.tolist(), nan_ok=True)
 
 
-@settings(max_examples=10)
-@given(VALUES, VALUES, st.permutations(range(len(GROUPS))))
-def test_order_of_the_rows_does_not_matter(a, b, order):
+@settings(max_examples=25)
+@given(st.integers(0, 99), st.permutations(range(len(GROUPS))))
+def test_order_of_the_rows_does_not_matter(seed, order):
+    a, b = sample(seed)
     row, shuffled = one(a, b, GROUPS), one(a[order], b[order], GROUPS[order])
-    assert shuffled.tolist() == pytest.approx(row.tolist(), nan_ok=True, rel=1e-6, abs=1e-9)
+    assert shuffled.tolist() == pytest.approx(row.tolist(), rel=1e-9)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))

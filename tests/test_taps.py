@@ -2,6 +2,7 @@ import copy
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import antialiased_cnns
 import numpy as np
@@ -13,7 +14,7 @@ import torchvision.models as tv
 from timm.layers import BlurPool2d
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.overrides import _get_current_function_mode_stack
+from torch.overrides import BaseTorchFunctionMode, _get_current_function_mode_stack
 
 from aliascope.errors import ModelError
 from aliascope.folding import fold_batch_norm
@@ -58,61 +59,33 @@ def rows(text: str) -> list[str]:
 # Whole models.
 
 
-def pooling(name, kinds):
-    """The last of a model's layers of some kinds, without the max-pool's counterpart."""
-    return [layer.name for layer in name if layer.kind in kinds]
-
-
-PUBLISHED = {
-    "timm": (
-        lambda: timm.create_model("resnet50"),
-        ["conv1"],
-        "maxpool max_pool",
-        "layer{}.0.conv2 layer{}.0.downsample.0",
-    ),
-    "antialiased": (
-        lambda: antialiased_cnns.resnet50(pretrained=False),
-        ["conv1"],
-        "maxpool.1 max_blur_pool",
-        "layer{}.0.conv3.0 layer{}.0.downsample.0",
-    ),
-}
-
-
-@pytest.mark.parametrize("which", PUBLISHED)
-def test_published_lists_of_seven_layers(which):
-    build, stem, pool, stage = PUBLISHED[which]
-    layers = strided_layers(build(), image())
-    seven = [layer for layer in layers if layer.kind in ("conv", "patch_embed", "blur_pool")]
-    names = [name for n in (2, 3, 4) for name in stage.replace("{}", str(n)).split()]
-    assert [layer.name for layer in seven] == stem + names
-    (other,) = set(layers) - set(seven)
-    assert f"{other.name} {other.kind}" == pool
-    assert [layer.order for layer in layers] == list(range(8))
-    assert {layer.stride for layer in layers} == {(2, 2)}
-    strides = [layer.cumulative_stride[0] for layer in layers]
-    assert strides == [2, 4, 8, 8, 16, 16, 32, 32]
-    assert [layer.cumulative_stride[1] for layer in layers] == strides
-    assert [layer.output_shape[1] for layer in layers] == [64 / stride for stride in strides]
-    assert [layer.name for layer in layers if layer.shortcut] == names[1::2]
-    assert all(layer.function is None for layer in layers)
-
-
-def test_shapes_of_resnet50():
-    layers = strided_layers(timm.create_model("resnet50"), image())
-    assert [(layer.kernel, layer.input_shape, layer.output_shape) for layer in layers] == [
-        ((7, 7), (3, 64, 64), (64, 32, 32)),
-        ((3, 3), (64, 32, 32), (64, 16, 16)),
-        ((3, 3), (128, 16, 16), (128, 8, 8)),
-        ((1, 1), (256, 16, 16), (512, 8, 8)),
-        ((3, 3), (256, 8, 8), (256, 4, 4)),
-        ((1, 1), (512, 8, 8), (1024, 4, 4)),
-        ((3, 3), (512, 4, 4), (512, 2, 2)),
-        ((1, 1), (1024, 4, 4), (2048, 2, 2)),
-    ]
-
-
 MODELS = {
+    "resnet50": (
+        lambda: timm.create_model("resnet50"),
+        """
+        conv1                 conv     2 64→32 2
+        maxpool               max_pool 2 32→16 4
+        layer2.0.conv2        conv     2 16→8  8
+        layer2.0.downsample.0 conv     2 16→8  8 shortcut
+        layer3.0.conv2        conv     2 8→4   16
+        layer3.0.downsample.0 conv     2 8→4   16 shortcut
+        layer4.0.conv2        conv     2 4→2   32
+        layer4.0.downsample.0 conv     2 4→2   32 shortcut
+        """,
+    ),
+    "antialiased resnet50": (
+        lambda: antialiased_cnns.resnet50(pretrained=False),
+        """
+        conv1                 conv          2 64→32 2
+        maxpool.1             max_blur_pool 2 31→16 4
+        layer2.0.conv3.0      blur_pool     2 16→8  8
+        layer2.0.downsample.0 blur_pool     2 16→8  8 shortcut
+        layer3.0.conv3.0      blur_pool     2 8→4   16
+        layer3.0.downsample.0 blur_pool     2 8→4   16 shortcut
+        layer4.0.conv3.0      blur_pool     2 4→2   32
+        layer4.0.downsample.0 blur_pool     2 4→2   32 shortcut
+        """,
+    ),
     "tf_efficientnet_lite0": (
         lambda: timm.create_model("tf_efficientnet_lite0"),
         """
@@ -281,11 +254,59 @@ MODELS = {
 }
 
 
+@cache
+def found(name):
+    model = MODELS[name][0]().eval()
+    return model, strided_layers(model, image(80 if name == "inception_v3" else 64))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name):
-    build, expected = MODELS[name]
-    layers = strided_layers(build(), image(80 if name == "inception_v3" else 64))
-    assert [row(layer) for layer in layers] == rows(expected)
+    _, layers = found(name)
+    assert [row(layer) for layer in layers] == rows(MODELS[name][1])
+    assert [layer.order for layer in layers] == list(range(len(layers)))
+
+
+@pytest.mark.parametrize(
+    ("name", "seven"),
+    [
+        (
+            "resnet50",
+            (
+                "conv1, layer2.0.conv2, layer2.0.downsample.0, layer3.0.conv2, "
+                "layer3.0.downsample.0, layer4.0.conv2, layer4.0.downsample.0"
+            ),
+        ),
+        (
+            "antialiased resnet50",
+            (
+                "conv1, layer2.0.conv3.0, layer2.0.downsample.0, layer3.0.conv3.0, "
+                "layer3.0.downsample.0, layer4.0.conv3.0, layer4.0.downsample.0"
+            ),
+        ),
+    ],
+)
+def test_published_lists_of_seven_layers(name, seven):
+    convs = [
+        layer for layer in found(name)[1] if layer.kind in ("conv", "patch_embed", "blur_pool")
+    ]
+    assert [layer.name for layer in convs] == seven.split(", ")
+    (pool,) = set(found(name)[1]) - set(convs)
+    assert pool.order == 1
+
+
+def test_kernels_and_shapes_of_resnet50():
+    _, layers = found("resnet50")
+    assert [(layer.kernel, layer.input_shape, layer.output_shape) for layer in layers] == [
+        ((7, 7), (3, 64, 64), (64, 32, 32)),
+        ((3, 3), (64, 32, 32), (64, 16, 16)),
+        ((3, 3), (128, 16, 16), (128, 8, 8)),
+        ((1, 1), (256, 16, 16), (512, 8, 8)),
+        ((3, 3), (256, 8, 8), (256, 4, 4)),
+        ((1, 1), (512, 8, 8), (1024, 4, 4)),
+        ((3, 3), (512, 4, 4), (512, 2, 2)),
+        ((1, 1), (1024, 4, 4), (2048, 2, 2)),
+    ]
 
 
 def unet(up):
@@ -658,7 +679,7 @@ def test_outputs_of_any_type(wrap):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_precisions(dtype):
-    net = timm.create_model("test_resnet", aa_layer="blurpool").to(dtype)
+    net = timm.create_model("test_resnet", aa_layer=BlurPool2d).eval().to(dtype)
     layers = strided_layers(net, image(32).to(dtype))
     assert layers == strided_layers(net.float(), image(32))
     with tap(net.to(dtype), layers) as tapped:
@@ -697,9 +718,8 @@ def inputs_by_hook(model, names, x):
 
 @pytest.mark.parametrize("name", ["resnetblur18", "inception_v3"])
 def test_captures_what_a_plain_hook_sees(name):
-    net = MODELS[name][0]().eval()
-    x = image(80, batch=2)
-    layers = strided_layers(net, x)
+    net, layers = found(name)
+    x = image(layers[0].input_shape[1], batch=2)
     with torch.no_grad():
         expected = inputs_by_hook(net, [layer.name for layer in layers if not layer.function], x)
         with tap(net, layers, read=lambda _, x: x.clone()) as tapped:
@@ -731,7 +751,9 @@ def test_read_is_applied_at_once():
 
 
 def test_what_read_calls_is_not_tapped():
-    net = Net(lambda net, x: net.relu(F.avg_pool2d(net.pool(x), 2)), pool=nn.MaxPool2d(2), relu=nn.ReLU())
+    net = Net(
+        lambda net, x: net.relu(F.avg_pool2d(net.pool(x), 2)), pool=nn.MaxPool2d(2), relu=nn.ReLU()
+    )
     layers = strided_layers(net, image(16))
     with tap(net, layers, read=lambda _, x: F.avg_pool2d(x, 4)) as tapped:
         net(image(16))
@@ -755,8 +777,7 @@ def test_a_second_forward_replaces_the_first(bare):
 
 
 def test_tap_works_on_a_copy_of_the_model():
-    net = MODELS["densenet121"][0]().eval()
-    layers = strided_layers(net, image())
+    net, layers = found("densenet121")
     twin = copy.deepcopy(net)
     with tap(net, layers) as tapped, tap(twin, layers) as tapped_twin:
         net(image())
@@ -892,17 +913,20 @@ def other_weights(net):
 
 
 @pytest.mark.parametrize(
-    "spoil", [leftover, other_mode, other_weights, lambda _: torch.no_grad(), lambda _: trace_mode()]
+    "spoil",
+    [
+        leftover,
+        other_mode,
+        other_weights,
+        lambda _: torch.no_grad(),
+        lambda _: BaseTorchFunctionMode(),
+    ],
 )
 def test_the_check_for_leftovers_can_fail(spoil):
     net = fragile(pass_through)
     before = state(net)
     with spoil(net):
         assert state(net) != before
-
-
-def trace_mode():
-    return torch.overrides.TorchFunctionMode()
 
 
 @pytest.mark.parametrize("function", [strided_layers, trace, fold_batch_norm])

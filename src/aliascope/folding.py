@@ -1,15 +1,18 @@
 """Batch-norm folded into the convolution before it: the same network with fewer passes."""
 
 import copy
-from collections import Counter
+from collections import Counter, OrderedDict
 from typing import Any
 
 from jaxtyping import Float
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from aliascope.taps import Trace, trace
+
+_CONVOLUTIONS = ("torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dSame")
+_NORMS = ("torch.nn.modules.batchnorm.BatchNorm2d", "timm.layers.norm_act.BatchNormAct2d")
+"""By name: timm takes seconds to import and may not be needed."""
 
 
 def fold_batch_norm(
@@ -30,9 +33,10 @@ def fold_batch_norm(
 
     Source: Jacob et al. 2018 (arXiv 1712.05877), section 3.2.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     >>> fold_batch_norm(net, torch.zeros(1, 3, 8, 8))[1]
-    Identity()
+    Sequential()
     """
     folded = copy.deepcopy(model).eval()
     for conv_name, norm_name in _pairs(folded, trace(folded, example)):
@@ -40,8 +44,11 @@ def fold_batch_norm(
         norm: Any = folded.get_submodule(norm_name)
         statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
-        rest = nn.Sequential(norm.drop, norm.act) if type(norm) is BatchNormAct2d else nn.Identity()
-        folded.set_submodule(norm_name, rest)
+        # The activation of a fused norm stays, under its name: a tap may lie inside it.
+        rest = nn.Sequential(OrderedDict(norm.named_children())).eval()
+        aliases = [n for n, m in folded.named_modules(remove_duplicate=False) if m is norm]
+        for name in aliases:
+            folded.set_submodule(name, rest)
     return folded
 
 
@@ -59,13 +66,21 @@ def _pairs(model: nn.Module, recorded: Trace) -> list[tuple[str, str]]:
         once = (
             readers[parent] == recorded.counts[source.module] == recorded.counts[call.module] == 1
         )
-        if once and source.function == "conv2d" and _plain(conv, norm):
+        alone = once and parent not in recorded.held
+        if alone and source.function == "conv2d" and _plain(conv, norm):
             pairs.append((source.module, call.module))
     return pairs
 
 
 def _plain(conv: nn.Module, norm: nn.Module) -> bool:
-    """Whether both do what their class says: no hook, no subclass with a forward of its own."""
+    """Whether both do what their class says, with statistics that are known beforehand.
+
+    Hooks and subclasses (a convolution that standardises its weights, say) may do more.
+    """
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (conv, norm))  # noqa: SLF001
-    norms = (nn.BatchNorm2d, BatchNormAct2d)
-    return isinstance(conv, nn.Conv2d) and type(norm) in norms and not hooked
+    known = _name(conv) in _CONVOLUTIONS and _name(norm) in _NORMS
+    return known and not hooked and norm.running_mean is not None
+
+
+def _name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -6,7 +6,6 @@ call happens inside a module without children, that module is the layer and its 
 tapped (a blur pool is tapped before its own padding); elsewhere the call itself is.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aliascope.records import StridedLayer
-from aliascope.taps.dataflow import Call, Trace, Watcher, call_name, numbered, watch
-from aliascope.taps.sampling import sampling_of
+from aliascope.taps.dataflow import Call, Trace, Watcher, watch
+from aliascope.taps.sampling import Sampling
 
 __all__ = ["Call", "Tap", "Trace", "evaluating", "strided_layers", "tap", "trace"]
 
@@ -35,8 +34,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     (True, False)
     """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        model.eval()
         with torch.no_grad():
             yield
     finally:
@@ -51,21 +50,22 @@ def strided_layers(
 
     Convolutions, max and average pools, blur pools, patch embeddings, resizing and strided slices,
     as modules or as functional calls. A pool down to one value per channel (global pooling) is no
-    sampling and is left out.
+    sampling and is left out. All the phases that a module slices a map into are one layer.
 
     Args:
-        model: any module; its hooks, modes and parameters are as before when this returns or
-            raises.
+        model: any module; its hooks, modes and parameters, and the random state, are as before
+            when this returns or raises.
         example: a batch as the model takes it; its size decides what is seen.
 
     Raises:
+        ModelError: part of the model is compiled by torch.jit, which hides what it calls.
         Exception: whatever the model raises on the example.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     >>> for layer in strided_layers(net, torch.zeros(1, 3, 32, 32)):
     ...     print(layer.name, layer.kind, layer.stride, layer.input_shape, layer.cumulative_stride)
-    0 conv (2, 2) (3, 32, 32) (2, 2)
-    2 max_pool (2, 2) (8, 16, 16) (4, 4)
+    0 conv (2.0, 2.0) (3, 32, 32) (2.0, 2.0)
+    2 max_pool (2.0, 2.0) (8, 16, 16) (4.0, 4.0)
     """
     return trace(model, example).strided_layers()
 
@@ -110,9 +110,10 @@ def tap(
 
 
 def trace(model: nn.Module, example: Float[Tensor, "batch chan height width"]) -> Trace:
-    """Run the model once in eval mode and record its data flow."""
+    """Run the model once in eval mode and record its data flow; the random state is put back."""
     recorded = Trace()
-    with evaluating(model), watch(model, recorded):
+    devices = [example.device] if example.is_cuda else []
+    with torch.random.fork_rng(devices), evaluating(model), watch(model, recorded):
         model(example)
     return recorded
 
@@ -127,23 +128,22 @@ class _Reader(Watcher):
         self.layers = layers
         self.read = read
         self.tap = Tap()
-        self.calls: Counter[str] = Counter()
 
     def start(self, name: str, module: nn.Module, inputs: Any) -> None:
-        if not self.frames:
-            self.calls.clear()
         super().start(name, module, inputs)
-        if self.frames[-1].leaf:
-            self.capture(name, self.frames[-1].input)
+        if not name:
+            self.tap.inputs.clear()
+        frame = self.frames[-1]
+        if frame.leaf and frame.input is not None:
+            self.capture(frame.layer, frame.input)
 
-    def call(self, function: str, args: tuple, kwargs: dict, output: Any) -> None:
-        sampling = sampling_of(function, args, kwargs, output)
-        if sampling and not self.frames[-1].leaf and max(sampling.stride) > 1:
-            name = call_name(self.frames[-1].name, function)
-            self.capture(name, sampling.input)
+    def call(
+        self, function: str, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
+    ) -> None:
+        del function, inputs, output
+        if sampling and layer:
+            self.capture(layer, sampling.input)
 
-    def capture(self, name: str, x: Tensor | None) -> None:
-        self.calls[name] += 1
-        layer = self.layers.get(numbered(name, self.calls[name]))
-        if layer is not None and x is not None:
-            self.tap.inputs[layer.name] = self.read(layer, x)
+    def capture(self, name: str, x: Tensor) -> None:
+        if name in self.layers:
+            self.tap.inputs[name] = self.read(self.layers[name], x)

@@ -1,21 +1,33 @@
 """One watched forward: which modules run, which torch functions they call, what feeds what."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from aliascope.errors import ModelError
 from aliascope.records import StridedLayer
 from aliascope.taps.sampling import Sampling, Scale, sampling_of, tensors_in
 
 _SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 _PADS = {"pad", "_pad", "constant_pad_nd"}
 _WEIGHTED = {"conv2d", "linear"}
+_PRODUCTS = {
+    "matmul",
+    "bmm",
+    "einsum",
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+}
+_CONSTANT = -1
+"""Maker of parameters, buffers and what is computed from them alone."""
 
 
 class Call(NamedTuple):
@@ -36,7 +48,10 @@ class Frame:
     """A module while its forward runs."""
 
     name: str
+    layer: str
+    """Its name as a layer, numbered."""
     leaf: bool
+    """Whether it is one layer, whatever it calls: a module on a map, without children."""
     input: Tensor | None
     first_call: int = 0
 
@@ -47,11 +62,19 @@ class Watcher(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.frames: list[Frame] = []
+        self.counts: Counter[str] = Counter()
+        """How often each module, and each bare sampling call, ran in the latest forward."""
 
     def start(self, name: str, module: nn.Module, inputs: Any) -> None:
         """A module's forward begins; the model itself, which begins first, has the name ""."""
-        leaf = name != "" and all(_is_padding(child) for child in module.children())
-        self.frames.append(Frame(name, leaf, next(tensors_in(inputs), None)))
+        if not name:
+            self.frames.clear()  # Ctrl-C ends a forward without a word
+        if not self.frames:
+            self.counts.clear()
+        x = next(tensors_in(inputs), None)
+        childless = all(_is_detail(*child) for child in module.named_children())
+        leaf = name != "" and childless and x is not None and x.ndim == 4
+        self.frames.append(Frame(name, self._numbered(name), leaf, x))
 
     def end(self, output: Any) -> None:
         """The innermost module's forward ends; the output is None where it raised."""
@@ -65,15 +88,34 @@ class Watcher(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if self.frames and isinstance(output, Tensor | tuple | list):
-            self.call(getattr(func, "__name__", ""), args, kwargs, output)
+            function = getattr(func, "__name__", "")
+            sampling = sampling_of(function, args, kwargs, output)
+            layer = None
+            if sampling and not self.frames[-1].leaf and max(sampling.stride) > 1:
+                layer = self._numbered(_call_name(self.frames[-1].name, function))
+            self.call(function, (args, kwargs), output, sampling, layer)
         return output
 
-    def call(self, function: str, args: tuple, kwargs: dict, output: Any) -> None:
-        """A torch function returned one or more tensors."""
+    def call(
+        self, function: str, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
+    ) -> None:
+        """A torch function returned; as a layer of its own it has a name."""
+
+    def _numbered(self, name: str) -> str:
+        """`pool` for the first call of a forward, `pool#2` for the second."""
+        self.counts[name] += 1
+        return name if self.counts[name] == 1 else f"{name}#{self.counts[name]}"
 
 
-def _is_padding(module: nn.Module) -> bool:
-    return type(module).__module__ == "torch.nn.modules.padding"
+def _is_detail(name: str, module: nn.Module) -> bool:
+    """Whether a child is no layer but part of how its parent computes."""
+    return name == "parametrizations" or type(module).__module__ == "torch.nn.modules.padding"
+
+
+def _call_name(module: str, function: str) -> str:
+    """The layer name of a bare call: `layer1.max_pool2d`."""
+    function = "slice" if function == "__getitem__" else function
+    return f"{module}.{function}" if module else function
 
 
 @contextmanager
@@ -84,20 +126,30 @@ def watch(model: nn.Module, watcher: Watcher, *, only: set[str] | None = None) -
         model: whose modules and calls.
         watcher: told of each module's start and end, and of each torch function.
         only: names of the modules to see, next to the model itself; calls are then not seen.
+
+    Raises:
+        ModelError: part of the model is compiled by torch.jit, which hides what it calls.
     """
+
+    def start(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        watcher.start(name, module, (args, kwargs))
+
+    def end(name: str, _module: nn.Module, _args: tuple, output: Any) -> None:
+        if watcher.frames and watcher.frames[-1].name == name:  # else it never started
+            watcher.end(output)
+
     with ExitStack() as stack:
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise ModelError(
+                    f"{name or 'the model'} is compiled by torch.jit, which hides what it calls; "
+                    "pass the module that it was compiled from"
+                )
             if only is not None and name and name not in only:
                 continue
-
-            def start(module: nn.Module, args: tuple, kwargs: dict, name: str = name) -> None:
-                watcher.start(name, module, (args, kwargs))
-
-            def end(_module: nn.Module, _args: tuple, output: Any) -> None:
-                watcher.end(output)
-
-            stack.callback(module.register_forward_pre_hook(start, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(end, always_call=True).remove)
+            before, after = partial(start, name), partial(end, name)
+            stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(after, always_call=True).remove)
         if only is None:
             stack.enter_context(watcher)
         yield
@@ -109,74 +161,126 @@ class Trace(Watcher):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
-        self.counts: Counter[str] = Counter()
-        """How often each module, and each bare sampling call, ran."""
-        self._made_by = WeakTensorKeyDictionary()
+        self.held: set[int] = set()
+        """Calls whose output outlives the forward: returned, or kept somewhere."""
+        self._image_size: Sequence[int] = ()
+        self._made_by: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self._layers: list[tuple[int, StridedLayer]] = []
+        self._sliced: set[tuple] = set()
 
     def start(self, name: str, module: nn.Module, inputs: Any) -> None:  # noqa: D102
         super().start(name, module, inputs)
-        self.frames[-1].first_call = len(self.calls)
-        self.counts[name] += 1
+        frame = self.frames[-1]
+        if not name:
+            for constant in (*module.parameters(), *module.buffers()):
+                self._made_by[constant] = _CONSTANT
+            self._record(Call("input", "", (), None, (1, 1)), tensors_in(inputs))
+            self._image_size = frame.input.shape[2:] if frame.input is not None else ()
+        frame.first_call = len(self.calls)
 
     def end(self, output: Any) -> None:  # noqa: D102
         frame = self.frames[-1]
         super().end(output)
-        inside = range(frame.first_call, len(self.calls))
-        samplings = [i for i in inside if self.calls[i].sampling]
-        made = next(tensors_in(output), None)
-        if frame.leaf and samplings and frame.input is not None and made is not None:
-            before, after = self._scale(frame.input), self._scale(made)
+        inside = range(frame.first_call, len(self.calls)) if frame.leaf else ()
+        samplings = [index for index in inside if self.calls[index].sampling]
+        if samplings and frame.input is not None:
+            before, after = self._scale([frame.input]), self.calls[samplings[-1]].scale
             stride = (after[0] / before[0], after[1] / before[1])
-            self._add(frame.name, samplings[0], stride, frame.input, made, bare=False)
+            self._add(frame.layer, samplings, stride, frame.input)
+        unseen = [tensor for tensor in tensors_in(output) if tensor not in self._made_by]
+        if unseen and frame.input is not None:
+            # Scripted functions and custom gradients are out of sight: their module stands in.
+            read = [frame.input]
+            self._record(Call("", frame.name, self._parents(read), None, self._scale(read)), unseen)
+        if not self.frames:
+            self.held = set(self._made_by.values())
 
     def call(  # noqa: D102
-        self, function: str, args: tuple, kwargs: dict, output: Any
+        self, function: str, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
     ) -> None:
         made = list(tensors_in(output))
-        inputs = list(tensors_in((args, kwargs)))
-        if not made or not inputs:
+        read = list(tensors_in(inputs)) if made else []
+        if not read:
             return
-        parents = tuple({self._made_by[t]: None for t in inputs if t in self._made_by})
-        sampling = sampling_of(function, args, kwargs, output)
-        scales = [self.calls[p].scale for p in parents] or [(1, 1)]
-        step = sampling.stride if sampling else (1, 1)
-        scale = (max(s[0] for s in scales) * step[0], max(s[1] for s in scales) * step[1])
+        if all(self._made_by.get(tensor) == _CONSTANT for tensor in read):
+            for tensor in made:
+                self._made_by[tensor] = _CONSTANT
+            return
+        parents = self._parents(read)
+        scale = self._scale(read, leading=bool(sampling) or function in _PRODUCTS)
+        if sampling and function == "__getitem__" and not self._on_image(sampling, scale):
+            sampling = None
         if sampling and sampling.kind == "blur_pool" and self._reads_dense_max(parents):
             sampling = sampling._replace(kind="max_blur_pool")
-        if sampling and sampling.kind == "conv" and sampling.kernel == step and scale == step:
+        step = sampling.stride if sampling else (1, 1)
+        if sampling and sampling.kind == "conv" and sampling.kernel == step and scale == (1, 1):
             sampling = sampling._replace(kind="patch_embed")
-        frame = self.frames[-1]
-        self.calls.append(Call(function, frame.name, parents, sampling, scale))
+        scale = (scale[0] * step[0], scale[1] * step[1])
+        self._record(Call(function, self.frames[-1].name, parents, sampling, scale), made)
+        if sampling and layer and not self._is_another_phase(sampling, parents):
+            self._add(layer, [len(self.calls) - 1], step, sampling.input, function)
+
+    def _record(self, call: Call, made: Iterable[Tensor]) -> None:
+        self.calls.append(call)
         for tensor in made:
             self._made_by[tensor] = len(self.calls) - 1
-        if sampling and not frame.leaf and max(step) > 1:
-            name = call_name(frame.name, function)
-            self.counts[name] += 1
-            self._add(name, len(self.calls) - 1, step, sampling.input, made[0], bare=True)
 
     def _add(
-        self, name: str, call: int, stride: Scale, x: Tensor, y: Tensor, *, bare: bool
+        self,
+        name: str,
+        samplings: list[int],
+        stride: Scale,
+        x: Tensor,
+        function: str | None = None,
     ) -> None:
-        sampling = self.calls[call].sampling
-        if sampling is None or max(stride) <= 1:
+        """A layer, from the calls in it that change the grid."""
+        first, last = self.calls[samplings[0]], self.calls[samplings[-1]]
+        if first.sampling is None or last.sampling is None or max(stride) <= 1:
             return
+        _, channels, height, width = x.shape
         layer = StridedLayer(
-            name=numbered(name, self.counts[name]),
-            kind=sampling.kind,
-            kernel=sampling.kernel,
-            stride=_whole(stride),
-            input_shape=_image_shape(x),
-            output_shape=_image_shape(y),
-            cumulative_stride=_whole(self._scale(y)),
+            name=name,
+            kind=first.sampling.kind,
+            kernel=first.sampling.kernel,
+            stride=_tidy(stride),
+            input_shape=(channels, height, width),
+            output_shape=last.sampling.output_shape,
+            cumulative_stride=_tidy(last.scale),
             order=0,
             shortcut=False,
-            function=self.calls[call].function if bare else None,
+            function=function,
         )
-        self._layers.append((call, layer))
+        self._layers.append((samplings[0], layer))
 
-    def _scale(self, x: Tensor) -> Scale:
-        return self.calls[self._made_by[x]].scale if x in self._made_by else (1, 1)
+    def _parents(self, read: list[Tensor]) -> tuple[int, ...]:
+        makers = dict.fromkeys(self._made_by.get(tensor, _CONSTANT) for tensor in read)
+        return tuple(maker for maker in makers if maker != _CONSTANT)
+
+    def _scale(self, read: list[Tensor], *, leading: bool = False) -> Scale:
+        """The grid that a call's inputs lie on: that of the first one, or else of the largest.
+
+        What is smaller is spread over the largest; the product of queries and keys lies on the
+        grid of the queries.
+        """
+        known = [tensor for tensor in read if self._made_by.get(tensor, _CONSTANT) != _CONSTANT]
+        if not known:
+            return (1, 1)
+        source = known[0] if leading else max(known, key=Tensor.numel)
+        return self.calls[self._made_by[source]].scale
+
+    def _on_image(self, sampling: Sampling, scale: Scale) -> bool:
+        """Whether the axes are the image's; rotary embeddings slice tokens and features."""
+        sides = zip(sampling.input.shape[2:], scale, self._image_size, strict=False)
+        return all(0.25 <= side * step / whole <= 4 for side, step, whole in sides)
+
+    def _is_another_phase(self, sampling: Sampling, parents: tuple[int, ...]) -> bool:
+        """Whether the same map was sliced before: space to depth is one layer, not s²."""
+        if sampling.kind != "slice":
+            return False
+        slices = (self.frames[-1].name, parents, sampling.stride)
+        known = slices in self._sliced
+        self._sliced.add(slices)
+        return known
 
     def _reads_dense_max(self, parents: tuple[int, ...]) -> bool:
         """Whether what comes in is a max at stride 1, padding aside: then the two are one pool."""
@@ -185,7 +289,7 @@ class Trace(Watcher):
             if parent.function in _PADS:
                 parents = parent.parents
             else:
-                return parent.function.startswith("max_pool2d")
+                return parent.function.startswith("max_pool2d") and parent.sampling is None
         return False
 
     def strided_layers(self) -> list[StridedLayer]:
@@ -218,23 +322,7 @@ class Trace(Watcher):
         return shortcuts
 
 
-def call_name(module: str, function: str) -> str:
-    """The layer name of a bare call: `layer1.max_pool2d`."""
-    function = "slice" if function == "__getitem__" else function
-    return f"{module}.{function}" if module else function
-
-
-def numbered(name: str, count: int) -> str:
-    """`pool` for the first call of a forward, `pool#2` for the second."""
-    return name if count == 1 else f"{name}#{count}"
-
-
-def _whole(scale: Scale) -> Scale:
-    """Whole numbers as integers: 2, not 2.0."""
+def _tidy(scale: Scale) -> tuple[float, float]:
+    """Whole numbers without the rounding errors of a product."""
     rows, columns = (round(s) if abs(s - round(s)) < 1e-6 else s for s in scale)
-    return rows, columns
-
-
-def _image_shape(x: Tensor) -> tuple[int, int, int]:
-    channels, height, width = x.shape[-3:] if x.ndim >= 3 else (x.shape[-1], 1, 1)
-    return channels, height, width
+    return float(rows), float(columns)

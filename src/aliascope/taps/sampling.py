@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aliascope.records import Kind
 
-Scale = tuple[float, float]
+Scale = tuple[int | float, int | float]
 
 
 class Sampling(NamedTuple):
@@ -18,25 +18,33 @@ class Sampling(NamedTuple):
     stride: Scale
     """Input samples per output sample, rows and columns; below 1 it upsamples."""
     input: Tensor
+    """What is sampled, as (B, C, H, W)."""
+    output_shape: tuple[int, int, int]
+    """Channels, rows, columns."""
 
 
 def sampling_of(function: str, args: tuple, kwargs: dict, output: Any) -> Sampling | None:
     """What a finished call did to the sampling grid; None where it kept it."""
     reader = _SAMPLERS.get(function)
     y = next(tensors_in(output), None) if reader else None
-    x = next(tensors_in((args, kwargs)), None) if reader else None
+    x = _argument(args, kwargs, 0, "input", None) if reader else None
     if reader is None or x is None or y is None or x.ndim != 4 or y.ndim != 4:
         return None
     return reader(x, y, args, kwargs)
 
 
 def _conv(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
-    del y
     weight = _argument(args, kwargs, 1, "weight", None)
     stride = _pair(_argument(args, kwargs, 3, "stride", 1))
     if stride == (1, 1):
         return None
-    return Sampling("blur_pool" if _is_blur(weight) else "conv", tuple(weight.shape[2:]), stride, x)
+    kind: Kind = "blur_pool" if _is_blur(weight) else "conv"
+    return Sampling(kind, tuple(weight.shape[2:]), stride, x, _image_shape(y))
+
+
+def _transposed_conv(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
+    rows, columns = _pair(_argument(args, kwargs, 3, "stride", 1))
+    return Sampling("interpolate", (1, 1), (1 / rows, 1 / columns), x, _image_shape(y))
 
 
 def _is_blur(weight: Tensor) -> bool:
@@ -54,7 +62,7 @@ def _pool(kind: Kind) -> Callable[[Tensor, Tensor, tuple, dict], Sampling | None
         stride = _pair(stride) if stride is not None and stride != [] else kernel
         if stride == (1, 1) or _is_global(x, y, kernel):
             return None
-        return Sampling(kind, kernel, stride, x)
+        return Sampling(kind, kernel, stride, x, _image_shape(y))
 
     return pool
 
@@ -64,31 +72,37 @@ def _is_global(x: Tensor, y: Tensor, kernel: tuple[int, int]) -> bool:
 
 
 def _resized(kind: Kind) -> Callable[[Tensor, Tensor, tuple, dict], Sampling | None]:
-    """Grids whose stride only shows in the shapes: adaptive pools, resizing, transposed convs."""
+    """Grids whose stride only shows in the shapes: adaptive pools, resizing, pixel shuffling."""
 
     def resized(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
         del args, kwargs
-        if y.shape[2:] == x.shape[2:] or y.shape[2:] == (1, 1):
+        # A single value along an axis stands for all of it: a mean or a constant, not a sample.
+        rows, columns = (
+            1 if 1 in (read, made) else read / made
+            for read, made in zip(x.shape[2:], y.shape[2:], strict=True)
+        )
+        if rows == columns == 1:
             return None
-        return Sampling(kind, (1, 1), (x.shape[2] / y.shape[2], x.shape[3] / y.shape[3]), x)
+        return Sampling(kind, (1, 1), (rows, columns), x, _image_shape(y))
 
     return resized
 
 
 def _slice(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
-    del y, kwargs
+    del kwargs
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
-    if index.count(Ellipsis) == 1:
-        at = index.index(Ellipsis)
-        fill = (slice(None),) * (x.ndim - len(index) + 1)
-        index = index[:at] + fill + index[at + 1 :]
-    if not all(isinstance(i, slice) for i in index):
+    # By identity: an array in the index would compare itself element by element.
+    at = next((i for i, item in enumerate(index) if item is Ellipsis), len(index))
+    rest = index[at + 1 :]
+    index = (*index[:at], *(slice(None),) * (x.ndim - at - len(rest)), *rest)
+    if not all(isinstance(item, slice) for item in index):
         return None
-    step = [i.step or 1 for i in index] + [1] * (x.ndim - len(index))
-    if step[2:] != [1, 1] and step[1] == 1 and step[3] >= 1:
-        return Sampling("slice", (1, 1), (step[2], step[3]), x)
-    if step[1] > 1 and step[3] == 1:  # channels last, as in token grids
-        return Sampling("slice", (1, 1), (step[1], step[2]), x.permute(0, 3, 1, 2))
+    match [item.step or 1 for item in index[1:]]:
+        case [1, rows, columns] if (rows, columns) != (1, 1):
+            return Sampling("slice", (1, 1), (rows, columns), x, _image_shape(y))
+        case [rows, columns, 1] if rows > 1 and columns > 1:  # channels last, as in token grids
+            x, y = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)
+            return Sampling("slice", (1, 1), (rows, columns), x, _image_shape(y))
     return None
 
 
@@ -101,7 +115,7 @@ _SAMPLERS: dict[str, Callable[[Tensor, Tensor, tuple, dict], Sampling | None]] =
     "adaptive_max_pool2d": _resized("max_pool"),
     "adaptive_max_pool2d_with_indices": _resized("max_pool"),
     "interpolate": _resized("interpolate"),
-    "conv_transpose2d": _resized("interpolate"),
+    "conv_transpose2d": _transposed_conv,
     "pixel_shuffle": _resized("interpolate"),
     "pixel_unshuffle": _resized("slice"),
     "__getitem__": _slice,
@@ -116,6 +130,11 @@ def _pair(value: Any) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
     return (int(value[0]), int(value[-1]))
+
+
+def _image_shape(x: Tensor) -> tuple[int, int, int]:
+    _, channels, height, width = x.shape
+    return channels, height, width
 
 
 def tensors_in(nested: Any) -> Iterator[Tensor]:
