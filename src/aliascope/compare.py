@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -14,10 +13,11 @@ import pandas as pd
 from aliascope.errors import RunError
 from aliascope.statistics import Estimate, bootstrap_interval, holm, paired
 from aliascope.store import Run
+from aliascope.text import wrapped
 
 _IMAGE_METRICS = ["sis", "agreement", "logit_instability", "confidence", "accuracy"]
-_RESOLUTION = 1e-6
-"""Smaller differences of an AVR are float32 rounding, as between two batch sizes."""
+_RESOLUTION = 1e-5
+"""AVRs of one model agree this far between batch sizes; smaller differences count as none."""
 
 # ResNet-50 and its BlurPool version, which blurs after the 3×3 convolution, before the next one.
 _ANTIALIASED_RESNET50 = {"conv1": "conv1", "maxpool": "maxpool.1"}
@@ -27,14 +27,14 @@ for _stage in (2, 3, 4):
 
 _HEADLINE = (
     "mean SIS {mean_a:{f}} → {mean_b:{f}}, {change:+z.1%} "
-    "[{change_low:+z.1%}, {change_high:+z.1%}], d_z {d_z:.2f}, paired t-test p {p}"
+    "[{change_low:+z.1%}, {change_high:+z.1%}], d_z {d_z:z.2f}, paired t-test p {p}"
 )
 _DIFFERENCE = {"B - A": "{difference:+{f}}", "interval": "[{low:+{f}}, {high:+{f}}]"}
 _IMAGE_TABLE = {"": "{metric:<17}", "A": "{mean_a:{f}}", "B": "{mean_b:{f}}"} | _DIFFERENCE
-_IMAGE_TABLE |= {"change": "{change:+z.1%}", "d_z": "{d_z:.2f}", "p": "{p}"}
+_IMAGE_TABLE |= {"change": "{change:+z.1%}", "d_z": "{d_z:z.2f}", "p": "{p}"}
 _IMAGE_TABLE |= {"Wilcoxon p": "{p_wilcoxon}"}
 _LAYER_TABLE = {"AVR": "", "A": "{mean_a:{f}} ± {sd_a:{f}}", "B": "{mean_b:{f}} ± {sd_b:{f}}"}
-_LAYER_TABLE |= _DIFFERENCE | {"paired t": "{t:.2f}", "two-sample t": "{t_two_sample:.2f}"}
+_LAYER_TABLE |= _DIFFERENCE | {"paired t": "{t:z.2f}", "two-sample t": "{t_two_sample:z.2f}"}
 _LAYER_TABLE |= {"Holm p": "{p_holm}"}
 
 
@@ -268,13 +268,13 @@ def _blocks(c: Comparison) -> Iterator[str]:
     header, *lines = _table(layers, _LAYER_TABLE, percent)
     names = [" → ".join(dict.fromkeys((row["layer_a"], row["layer_b"]))) for row in layers]
     yield "\n".join([header, *(f"{x}\n{y}" for x, y in zip(names, lines, strict=True))])
-    yield fill(
+    caption = (
         f"{percent} intervals: bootstrap over {sample}. d_z, p, Wilcoxon p and paired t: of the "
         f"mean difference in each {unit}; two-sample t: of images, pairing ignored; Holm p: the "
-        "paired p, corrected over the layers.",
-        100,
+        "paired p, corrected over the layers."
     )
-    yield "\n".join(fill(f"notice: {text}", 100, subsequent_indent="  ") for text in c.notices)
+    yield wrapped([caption])
+    yield wrapped([f"notice: {text}" for text in c.notices])
 
 
 def _table(rows: list[dict[str, Any]], cells: dict[str, str], percent: str) -> list[str]:
