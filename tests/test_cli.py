@@ -32,13 +32,17 @@ def broken():
     return nn.Sequential(nn.Linear(5, 5))
 
 def slow():
-    import time
+    import pathlib, time
     class Slow(nn.Module):
         def __init__(self):
             super().__init__()
             self.net = net()
+            self.forwards = 0
         def forward(self, x):
-            time.sleep(0.3)
+            time.sleep(0.1)
+            self.forwards += 1
+            if self.forwards == 8:
+                pathlib.Path("busy").touch()
             return self.net(x)
     return Slow()
 """
@@ -192,9 +196,8 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(folder):
     command += ["--out", "run", "--batch-size", "1"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not Path("run/images").exists() and time.monotonic() < deadline:
+    while not Path("busy").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(1.5)
     os.kill(child.pid, signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 1

@@ -299,10 +299,16 @@ def test_folds_in_half_precision():
 
 
 def test_a_model_in_train_mode_is_folded_as_it_evaluates():
-    model = randomised(Pair()).train()
+    model = nn.Sequential(randomised(Pair()), nn.Dropout()).train()
     folded = fold_batch_norm(model, images(16))
-    assert model.norm.training
+    assert model[0].norm.training
+    assert not any(module.training for module in folded.modules())
     assert distance(folded(images(16)), model.eval()(images(16))) < 1e-5
+
+
+def test_the_activation_of_a_fused_norm_keeps_its_name():
+    folded = fold_batch_norm(Pair(norm=BatchNormAct2d(4)).eval(), images(16))
+    assert type(folded.get_submodule("norm.act")) is nn.ReLU
 
 
 def test_the_randomised_norms_would_show_a_fold_left_out():

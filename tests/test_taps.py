@@ -352,6 +352,33 @@ def test_cumulative_stride_falls_again_where_a_model_upsamples(up):
 
 KERNEL = torch.randn(6, 3, 3, 3)
 
+
+def tokens(x):
+    return x.flatten(2).mT
+
+
+def attend(q, kv):
+    return F.scaled_dot_product_attention(q, kv, kv)
+
+
+def attend_by_hand(q, kv):
+    return torch.softmax(q @ kv.mT, dim=-1) @ kv
+
+
+def pooled_queries(attention):
+    """The keys stay on the fine grid; what comes out lies on that of the queries."""
+
+    def function(x):
+        attended = attention(tokens(F.avg_pool2d(x, 2)), tokens(x))
+        return F.max_pool2d(attended.mT.unflatten(2, (14, 14)), 2)
+
+    expected = """
+        avg_pool2d avg_pool 2 28→14 2
+        max_pool2d max_pool 2 14→7  4
+    """
+    return function, expected
+
+
 CALLS = {
     "conv2d": (lambda x: F.conv2d(x, KERNEL, stride=2, padding=1), "conv2d conv 2 28→14 2"),
     "conv2d by keyword, reversed": (
@@ -430,6 +457,8 @@ CALLS = {
         avg_pool2d avg_pool 2 28→14 2
         """,
     ),
+    "pooled queries": pooled_queries(attend),
+    "pooled queries, by hand": pooled_queries(attend_by_hand),
     "a gate from a pooled strip": (
         lambda x: F.max_pool2d(F.adaptive_avg_pool2d(x, (None, 1)).sigmoid() * x, 2),
         "max_pool2d max_pool 2 28→14 2",
@@ -463,7 +492,7 @@ def test_a_bare_call_is_tapped_at_its_argument(name):
         layer.input_shape for layer in layers
     ]
     if "gate" not in name and "up" not in name:
-        first = next(iter(tapped.inputs.values()))
+        first = tapped.inputs[layers[0].name]
         assert torch.equal(first, (image(28) - 0.5).relu())
 
 
@@ -797,6 +826,18 @@ def test_gradients_flow_through_a_tap():
         net(image(16))
     tapped.inputs["1"].square().sum().backward()
     assert net[0].weight.grad.abs().sum() > 0
+
+
+def test_modules_alone_are_watched_by_a_hook_each_and_nothing_more():
+    slices = Net(lambda _, x: x[..., ::2, ::2], child=nn.Identity())
+    net = nn.Sequential(nn.MaxPool2d(2), nn.ReLU(), slices)
+    pool, bare = strided_layers(net, image(16))
+    with tap(net, [pool]):
+        hooked = [name for name, module in net.named_modules() if module._forward_pre_hooks]
+        assert hooked == ["", "0"]
+        assert not _get_current_function_mode_stack()
+    with tap(net, [bare]):
+        assert len(_get_current_function_mode_stack()) == 1
 
 
 def test_unknown_layers_capture_nothing():

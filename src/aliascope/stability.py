@@ -31,6 +31,7 @@ def shift_instability(
 
     Source: the published aliasing study ("as published").
 
+    >>> import torch
     >>> blind = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     >>> shift_instability(blind, torch.rand(2, 3, 8, 8)) < 1e-9
     tensor([True, True])
@@ -55,6 +56,7 @@ def stability(
         d of ‖z − z_d‖ / ‖z‖, logits with their mean over classes removed: unlike SIS it does not
         follow confidence).
 
+    >>> import torch
     >>> stability(torch.zeros(5, 1, 10))["confidence"]
     tensor([0.1000])
     """

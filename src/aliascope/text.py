@@ -26,7 +26,7 @@ def wrapped(texts: Sequence[str]) -> str:
     return "\n".join(fill(text, WIDTH, subsequent_indent="  ") for text in texts)
 
 
-def pair(rows: float, across: float) -> str:
+def pair(rows: int | float, across: int | float) -> str:
     """A stride or the like: one number where both axes agree.
 
     >>> pair(2, 2.0), pair(2, 1)

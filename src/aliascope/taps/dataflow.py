@@ -317,7 +317,7 @@ class Trace(Watcher):
                     (left & ~right, right & ~left), key=lambda own: (own & weighted).bit_count()
                 )
                 fewer, more = ((own & weighted).bit_count() for own in only)
-                if left & right and fewer < more:
+                if fewer < more:
                     shortcuts |= only[0]
         return shortcuts
 

@@ -1,0 +1,109 @@
+"""Every command and every number in the README is what the program prints."""
+
+import doctest
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import aliascope
+from aliascope.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands():
+    """(command, printed) of every `$ aliascope …` in a console block, in order."""
+    for block in blocks("console"):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, printed = part.partition("\n")
+            yield command, printed
+
+
+def assert_same_text(actual, expected):
+    """Word for word; numbers may differ as far as another processor rounds."""
+    words, wanted = actual.split(), expected.split()
+    assert len(words) == len(wanted), actual
+    for word, want in zip(words, wanted, strict=True):
+        numbers, sought = (re.findall(r"\d+\.?\d*(?:e-\d+)?", text) for text in (word, want))
+        assert re.sub(r"\d", "", word) == re.sub(r"\d", "", want) or "e-" in want
+        assert [float(x) for x in numbers] == pytest.approx(
+            [float(x) for x in sought], rel=0.05, abs=0.002
+        )
+
+
+def test_the_comparison_of_texts_can_fail():
+    assert_same_text("sis 0.0453 [-86.2%]", "sis 0.0454 [-86.1%]")
+    for wrong in ("sis 0.0553 [-86.2%]", "sis 0.0453 [86.2%]", "sos 0.0453 [-86.2%]", "sis"):
+        with pytest.raises(AssertionError):
+            assert_same_text(wrong, "sis 0.0453 [-86.2%]")
+
+
+def test_every_command_of_the_readme_prints_what_it_says(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    seen = 0
+    for command, printed in commands():
+        program, *arguments = shlex.split(command)
+        assert program == "aliascope"
+        monkeypatch.setattr("sys.argv", [program, *arguments])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        assert not leaving.value.code
+        out = capfd.readouterr().out
+        if "…" in printed:
+            # A cut: what stands there must be the beginning.
+            out = " ".join(out.split()[: len(printed.partition("…")[0].split())])
+        assert_same_text(out, printed.partition("…")[0])
+        seen += 1
+    assert seen >= 3
+
+
+def test_the_python_of_the_readme_runs():
+    examples = doctest.DocTestParser().get_examples("\n".join(blocks("python")))
+    assert len(examples) >= 4
+    test = doctest.DocTest(examples, {}, "README.md", str(ROOT / "README.md"), 0, None)
+    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    runner = doctest.DocTestRunner(optionflags=options, verbose=False)
+    assert runner.run(test).failed == 0
+
+
+def test_the_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", README):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_the_links_of_the_readme_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+def test_every_public_name_has_a_docstring_with_an_example_or_is_plain_data():
+    functions = [
+        value
+        for name in aliascope.__all__
+        if callable(value := getattr(aliascope, name)) and not isinstance(value, type)
+    ]
+    assert len(functions) >= 12
+    for function in functions:
+        assert ">>>" in (function.__doc__ or ""), function
+
+
+def test_nothing_of_this_machine_is_in_the_repository():
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    for name in listed.stdout.split():
+        text = (ROOT / name).read_text(errors="replace")
+        assert "/wo" + "rk/" not in text, name
