@@ -94,6 +94,8 @@ def measure_batch(
         Image columns, name → (B,), as `stability` names them (empty for what is no classifier),
         and layer columns, `AVR_VARIANTS` → (B, L).
     """
+    if instrument.device.type == "cuda":
+        images = images.pin_memory()
     on_device = images.to(instrument.device, non_blocking=True)
     x = instrument.preprocessing.normalise(on_device)
     views = shifted_views(x) if instrument.classes else x
