@@ -17,7 +17,7 @@ ARROW = [
     "shifts", "stability",
     "instrument",
     "store", "measure",
-    "statistics", "compare",
+    "statistics", "compare", "figures", "latency", "study",
     "cli",
 ]  # fmt: skip
 """Left to right. The store stands before `measure`, which writes into it."""

@@ -124,6 +124,29 @@ def test_a_model_that_fails_does_not_stop_the_others(run, folder):
     assert "Traceback" not in err
 
 
+def test_bench(run, folder):
+    command = "bench toy:net toy:net --batch-size 1 --batch-size 2 --seconds 0 --device cpu"
+    status, out, err = run(command)
+    assert (status, err) == (0, "")
+    rows = [line.split()[:3] for line in out.splitlines() if line.startswith("toy:net")]
+    assert [row[-2] if row[1] == "#2" else row[0] for row in rows] == ["toy:net", "#2"] * 2
+    told = json.loads(run(f"{command} --json")[1])
+    assert [(row["model"], row["batch"]) for row in told["table"]] == [
+        ("toy:net", 1), ("toy:net #2", 1), ("toy:net", 2), ("toy:net #2", 2),
+    ]  # fmt: skip
+    assert len(told["times"]) == 44
+
+
+def test_bench_goes_on_where_a_model_fails(run, folder):
+    command = "bench toy:broken toy:x toy:net --batch-size 1 --seconds 0"
+    status, out, err = run(command)
+    assert status == 1
+    assert "toy:net" in out
+    assert "error: toy:broken: toy:broken failed on an image of shape (1, 3, 224, 224)" in err
+    assert "error: toy:x: cannot find toy:x" in err  # and :x: is no emoji
+    assert run("bench toy:broken")[:2] == (1, "")
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [

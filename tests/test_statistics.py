@@ -1,4 +1,5 @@
 import tracemalloc
+from math import comb
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,13 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from aliascope.statistics import bootstrap_interval, holm, paired
+from aliascope.statistics import (
+    bootstrap_interval,
+    correlated,
+    holm,
+    median_interval,
+    paired,
+)
 
 SIZES = [1, 4, 2, 3, 1, 5, 2, 2]
 GROUPS = np.repeat([f"photo{i}" for i in range(len(SIZES))], SIZES)
@@ -244,3 +251,172 @@ def test_holm_is_statsmodels():
 def test_holm_of_nothing_known():
     assert np.isnan(holm([np.nan, np.nan])).all()
     assert len(holm([])) == 0
+
+
+def follows(x, y, groups=GROUPS, **options):
+    return correlated(pd.DataFrame({"x": x}), y, groups, **options).loc["x"]
+
+
+def test_correlation_is_scipys():
+    x, y = sample()
+    row = follows(x, y)
+    assert (row.r, row.p) == pytest.approx(tuple(stats.pearsonr(x, y)))
+    assert (row.rho, row.rho_p) == pytest.approx(tuple(stats.spearmanr(x, y)))
+    assert (row.n, row.groups) == (len(x), len(SIZES))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_interval_of_a_correlation_is_scipys(seed):
+    x, y = np.random.default_rng(seed).multivariate_normal([0, 5], [[1, 0.6], [0.6, 1]], 25).T
+    row = follows(x, y, range(25), seed=seed)
+    interval = stats.bootstrap(
+        (x, y),
+        lambda x, y, axis: stats.pearsonr(x, y, axis=axis).statistic,
+        paired=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    assert (row.r_low, row.r_high) == pytest.approx(tuple(interval), rel=1e-6)
+    other = follows(x, y, range(25), seed=seed + 1)
+    assert other.r_low != pytest.approx(row.r_low, rel=1e-6)
+
+
+def test_interval_of_a_correlation_is_scipys_over_whole_groups():
+    x, y = sample(3)
+    row = follows(x, y**2)
+    expected = scipy_interval(lambda x, y: np.corrcoef(x, y)[0, 1], x, y**2)
+    assert (row.r_low, row.r_high) == pytest.approx(expected, rel=2e-3)
+
+
+def test_more_crops_of_the_same_photographs_say_no_more_of_a_correlation():
+    x, y = sample()
+    y = y + np.random.default_rng(1).normal(0, 1, len(y))
+    once, often = follows(x, y), follows(*(np.repeat(v, 5) for v in (x, y, GROUPS)))
+    assert often[["r", "r_low", "r_high"]].tolist() == pytest.approx(
+        once[["r", "r_low", "r_high"]].tolist(), abs=1e-9
+    )
+    assert often.n == 5 * once.n
+    assert often.groups == once.groups
+    assert often.p < once.p  # the published test takes crops as independent
+
+
+def test_interval_of_a_correlation_covers_where_the_one_over_images_does_not():
+    covered = {"photographs": 0, "images": 0}
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        x, y = np.repeat(rng.normal(size=(2, 12)), 10, axis=1) + rng.normal(0, 0.2, (2, 120))
+        for unit, groups in (("photographs", np.repeat(range(12), 10)), ("images", range(120))):
+            row = follows(x, y, groups)
+            covered[unit] += row.r_low <= 0 <= row.r_high
+    assert covered["photographs"] >= 10  # of 12, nominally 11.4
+    assert covered["images"] <= 7, covered
+
+
+WHOLE = arrays(float, len(GROUPS), elements=st.integers(0, 20).map(float))
+
+
+@settings(max_examples=25)
+@given(WHOLE, WHOLE, st.integers(-3, 3), st.integers(-50, 50), st.booleans())
+def test_units_and_offsets_do_not_touch_a_correlation(x, y, power, offset, mirrored):
+    row, other = follows(x, y), follows((-1) ** mirrored * x * 2.0**power + offset, y * 3)
+    names = ["r", "r_low", "r_high", "rho", "p", "rho_p"]
+    expected = row[names]
+    if mirrored:
+        expected = row[["r", "r_high", "r_low", "rho", "p", "rho_p"]] * [-1, -1, -1, -1, 1, 1]
+    assert other[names].tolist() == pytest.approx(expected.tolist(), nan_ok=True, abs=1e-6)
+    if not np.isnan(row.r):
+        assert -1 <= row.r <= 1
+
+
+def test_a_large_offset_costs_no_digits():
+    x, y = sample()
+    assert follows(x + 1e8, y).r == pytest.approx(follows(x, y).r, abs=1e-6)
+    assert follows(x * 1e-200, y * 1e200).r_low == pytest.approx(follows(x, y).r_low)
+
+
+def test_correlation_leaves_a_pair_out_that_is_not_finite_on_either_side():
+    x, y = sample()
+    expected = follows(x[3:], y[3:], GROUPS[3:])
+    x[0], y[1], x[2], y[2] = np.nan, np.inf, -np.inf, np.nan
+    row = follows(x, y)
+    assert row.n == len(x) - 3
+    names = ["n", "r", "p", "rho", "rho_p"]
+    assert row[names].tolist() == pytest.approx(expected[names].tolist())
+
+
+def test_columns_are_correlated_alone_and_corrected_together():
+    (x, y), (z, _) = sample(0), sample(1)
+    z[:4] = np.nan
+    flat = np.full(len(x), 0.1)
+    table = correlated(pd.DataFrame({"x": x, "flat": flat, "z": z}), y, GROUPS)
+    assert list(table.index) == ["x", "flat", "z"]
+    alone = ["n", "groups", "r", "r_low", "r_high", "p", "rho", "rho_p"]
+    for name, values in (("x", x), ("flat", flat), ("z", z)):
+        pd.testing.assert_series_equal(
+            table.loc[name, alone], follows(values, y)[alone], check_names=False
+        )
+    assert table["p_holm"].tolist() == pytest.approx(holm(table["p"]), nan_ok=True)
+    assert table["rho_p_holm"].tolist() == pytest.approx(holm(table["rho_p"]), nan_ok=True)
+    assert table["p_holm"]["x"] == pytest.approx(2 * table["p"].min())  # the flat one is no test
+
+
+@pytest.mark.parametrize("other", [np.arange(6.0), np.full(6, 0.3)])
+def test_a_constant_has_no_correlation(other):
+    constant = np.full(6, 0.1)
+    for row in (follows(constant, other, range(6)), follows(other, constant, range(6))):
+        assert (row.n, row.groups) == (6, 6)
+        assert row.drop(["n", "groups"]).isna().all()
+
+
+def test_fewer_than_three_pairs_have_no_correlation():
+    for x in ([1.0, 2.0, np.nan], [np.nan] * 3):
+        row = follows(x, [1.0, 2.0, 3.0], range(3))
+        assert row.n == np.isfinite(x).sum() == row.groups
+        assert row.drop(["n", "groups"]).isna().all()
+    assert follows([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], range(3)).r == pytest.approx(0.98198)
+
+
+def test_one_photograph_has_a_correlation_and_no_interval():
+    row = follows([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], ["sky"] * 3)
+    assert row.r == pytest.approx(0.98198)
+    assert row[["r_low", "r_high"]].isna().all()
+
+
+def test_a_perfect_correlation_is_a_point():
+    x = np.random.default_rng(0).normal(size=30)
+    row = follows(x, 3 - 2 * x, range(30))
+    assert (row.r, row.r_low, row.r_high) == pytest.approx((-1, -1, -1), abs=1e-12)
+    assert row.p == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+@pytest.mark.parametrize("n", [6, 11, 12, 40, 200])
+def test_interval_of_a_median_is_scipys(n, level):
+    x = np.random.default_rng(n).normal(size=n)
+    expected = tuple(stats.quantile_test(x, p=0.5).confidence_interval(level))
+    assert median_interval(x, level=level)[1:] == pytest.approx(expected, nan_ok=True)
+    assert median_interval(x, level=level).value == np.median(x)
+
+
+@pytest.mark.parametrize("n", range(1, 31))
+def test_interval_of_a_median_is_the_shortest_that_covers(n):
+    """The binomial sum, in whole numbers."""
+    _, low, high = median_interval(np.arange(n))
+    if np.isnan(low):
+        assert n < 6
+        return
+    assert low + high == n - 1
+
+    def covers(skipped):
+        outside = 2 * sum(comb(n, k) for k in range(skipped + 1))
+        return 100 * outside <= 5 * 2**n
+
+    assert covers(int(low))
+    assert not covers(int(low) + 1)
+
+
+def test_interval_of_a_median_leaves_out_what_is_not_finite():
+    x = [3.0, 1.0, 2.0, 5.0, 4.0, 6.0]
+    assert median_interval([*x, np.nan, np.inf]) == median_interval(x) == (3.5, 1, 6)
+    assert np.isnan(median_interval([])).all()
+    assert median_interval(x[:3])[0] == 2
+    assert np.isnan(median_interval(x[:3])[1:]).all()

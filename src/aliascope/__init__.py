@@ -1,7 +1,7 @@
 """Measure how much a network aliases when it downsamples, and what that does to its predictions.
 
 images → models → taps → spectra → stability → measure → store → statistics → compare
-                   ↑ layers → antialias
+                   ↑ layers → antialias → latency
 
 >>> import aliascope
 >>> run = aliascope.measure("efficientnet_lite0", "photos", limit=1)
@@ -15,6 +15,7 @@ from aliascope.antialias import antialias
 from aliascope.compare import Comparison, compare
 from aliascope.errors import AliascopeError, ImageError, ModelError, RunError
 from aliascope.images import ImageSource, open_images
+from aliascope.latency import Latency, bench
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, available_models, load_model
 from aliascope.preprocessing import Preprocessing
@@ -37,6 +38,7 @@ __all__ = [
     "Image",
     "ImageError",
     "ImageSource",
+    "Latency",
     "LoadedModel",
     "ModelError",
     "Preprocessing",
@@ -47,6 +49,7 @@ __all__ = [
     "alias_violation_ratio",
     "antialias",
     "available_models",
+    "bench",
     "compare",
     "load_model",
     "log_power_spectrum",

@@ -1,7 +1,6 @@
 """The command line: one verb, one library call. Data on stdout, progress and notices on stderr."""
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import aliascope
 from aliascope.errors import AliascopeError
 from aliascope.instrument import Ops, Precision
-from aliascope.text import columns, pair
+from aliascope.text import columns, file_name, pair
 
 app = typer.Typer(
     name="aliascope",
@@ -26,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-_stderr = Console(stderr=True, highlight=False)
+_stderr = Console(stderr=True, highlight=False, emoji=False)  # a spec may contain ":x:"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Weights = Annotated[
@@ -141,7 +140,7 @@ def measure(
     """
     runs, failed = [], False
     for spec in models:
-        place = out if out is None or len(models) == 1 else out / _file_name(spec)
+        place = out if out is None or len(models) == 1 else out / file_name(spec)
         try:
             with _progress(spec) as progress:
                 run = aliascope.measure(
@@ -202,6 +201,145 @@ def compare(
         typer.echo(str(comparison))
 
 
+@app.command(
+    epilog="Example: aliascope bench efficientnet_lite0 efficientnet_lite0@blurpool --batch-size 1 "
+    "--seconds 1"
+)
+def bench(
+    models: Annotated[
+        list[str], typer.Argument(help="Model specs; ratios are to the first of them.")
+    ],
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Images a forward; repeatable; 1 and 32 by default."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="To spend on each batch size, but 11 to 200 rounds.")
+    ] = 10,
+    precision: Annotated[Precision, typer.Option(help="Of the forward pass.")] = "fp32",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, …; the GPU if there is one.")
+    ] = None,
+    weights: Weights = "pretrained",
+    seed: Annotated[int, typer.Option(help="Of random weights, input and order.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Time the forward pass of one or more models against each other.
+
+    Each round times every model once, in changing order; ratios are those within a round. The
+    models run as they are: batch-norm is not folded. A model against itself shows how far a ratio
+    can be trusted on this machine.
+    """
+    with _progress("bench", "rounds") as progress:
+        latency = aliascope.bench(
+            models,
+            batch_sizes=batch_size or (1, 32),
+            seconds=seconds,
+            precision=precision,
+            device=device,
+            weights=weights,
+            seed=seed,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(latency.to_dict())
+    else:
+        typer.echo(str(latency))
+    for label, sentence in latency.failures.items():
+        _complain(f"{label}: {sentence}")
+    if latency.failures:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: aliascope study --limit 4 --phases 1-3 --out results")
+def study(
+    preset: Annotated[
+        Literal["embedded", "paper", "matched"],
+        typer.Option(
+            help="embedded (no network), paper (the published protocol) or matched (ResNet-50 "
+            "with and without blur, trained alike)."
+        ),
+    ] = "embedded",
+    baseline: Annotated[str | None, typer.Option(help="Model spec, over the preset's.")] = None,
+    antialiased: Annotated[str | None, typer.Option(help="Spec of its counterpart.")] = None,
+    images: Annotated[str | None, typer.Option(help="A source, as for `measure`.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many images.")] = None,
+    phases: Annotated[str, typer.Option(help="Which of the five, such as 1,3-5.")] = "1-5",
+    weights: Annotated[str | None, typer.Option(help="pretrained or random.")] = None,
+    preprocess: Annotated[
+        Literal["model", "resize224"] | None,
+        typer.Option(help="model (the baseline's evaluation transform) or resize224."),
+    ] = None,
+    ops: Annotated[Ops | None, typer.Option(help="All that downsample, or convolutions.")] = None,
+    class_map: Annotated[
+        str | None,
+        typer.Option(help="stl10: labels 0-9 of STL-10, predictions of ImageNet classes."),
+    ] = None,
+    layer_map: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="A=B: pair layer A of the baseline with layer B; repeatable."),
+    ] = None,
+    sweep: Annotated[
+        int | None, typer.Option(min=1, help="Frequencies in phase 2; 10 as published.")
+    ] = None,
+    latency_seconds: Annotated[
+        float | None, typer.Option(help="To spend on timing each batch size.")
+    ] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Of the forward pass.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, …; the GPU if there is one.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of random weights and intervals.")] = None,
+    out: Annotated[Path, typer.Option(help="Results directory.")] = Path("results"),
+    figures_only: Annotated[
+        bool, typer.Option("--figures-only", help="Draw again from what --out holds.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the five-phase study on a pair of models: six tables, fifteen figures, one summary.
+
+    Phases: 1 what each layer reads, 2 synthetic pictures, 3 aliasing on natural images, 4 does it
+    predict instability, 5 what the intervention buys and costs. What --out already holds of the
+    same study is not measured again.
+    """
+    from aliascope.study import run_study
+
+    pairs = tuple(_assignment(text) for text in layer_map or [])
+    try:
+        summary = run_study(
+            preset,
+            out=out,
+            phases=_numbers(phases),
+            figures_only=figures_only,
+            progress=_progress,
+            baseline=baseline,
+            antialiased=antialiased,
+            images=images,
+            limit=limit,
+            weights=weights,
+            preprocess=preprocess,
+            ops=ops,
+            class_map=class_map,
+            layer_map=pairs or None,
+            sweep=sweep,
+            latency_seconds=latency_seconds,
+            precision=precision,
+            device=device,
+            seed=seed,
+        )
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from there")
+        raise typer.Exit(1) from None
+    if as_json:
+        _print_json(summary.to_dict())
+    else:
+        typer.echo(str(summary))
+    for number, why in summary.failed.items():
+        _complain(f"phase {number}: {why}")
+    if summary.failed:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: aliascope models resnet18")
 def models(
     pattern: Annotated[str, typer.Argument(help="Only specs that contain this.")] = "",
@@ -226,8 +364,17 @@ def _assignment(text: str) -> tuple[str, str]:
     return left, right
 
 
-def _file_name(spec: str) -> str:
-    return re.sub(r"[^\w@.+-]+", "-", spec)
+def _numbers(text: str) -> list[int]:
+    """1,3-5 as 1, 3, 4, 5."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            raise typer.BadParameter(
+                f"{text!r} is no list of phases like 1,3-5", param_hint="--phases"
+            )
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 def _print_json(data: Any) -> None:
@@ -235,8 +382,8 @@ def _print_json(data: Any) -> None:
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Any]:
-    """A bar with rate and time left on stderr; called with the images done and their number."""
+def _progress(title: str, unit: str = "images") -> Iterator[Any]:
+    """A bar with rate and time left on stderr; called with the units done and their number."""
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -252,7 +399,7 @@ def _progress(title: str) -> Iterator[Any]:
 
         def report(done: int, total: int | None) -> None:
             speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-            rate = f"{speed:.1f} images/s" if speed else ""
+            rate = f"{speed:.1f} {unit}/s" if speed else ""
             bar.update(task, completed=done, total=total, rate=rate)
 
         yield report

@@ -114,7 +114,7 @@ def compare(
     if not 0 < level < 1:
         raise RunError(f"level must lie between 0 and 1, such as 0.95, but is {level:g}")
     a, b = (run if isinstance(run, Run) else Run.open(run) for run in (run_a, run_b))
-    pairs = _pairs(a, b, layer_map)
+    pairs = pair_layers(a.model, _names(a), b.model, _names(b), layer_map)
     images_a, images_b = (run.images.set_index("image_id") for run in (a, b))
     ids = images_a.index.intersection(images_b.index, sort=False)
     if ids.empty:
@@ -145,24 +145,39 @@ def compare(
     )
 
 
-def _pairs(a: Run, b: Run, layer_map: Mapping[str, str] | None) -> list[tuple[str, str]]:
-    """Names of the layers to compare, in A's order of execution."""
-    names_a, names_b = _names(a), _names(b)
+def pair_layers(
+    model_a: str,
+    names_a: list[str],
+    model_b: str,
+    names_b: list[str],
+    layer_map: Mapping[str, str] | None = None,
+) -> list[tuple[str, str]]:
+    """Names of the layers to compare, in A's order of execution; see `compare`.
+
+    Raises:
+        RunError: they cannot be paired.
+
+    >>> pair_layers("plain", ["stem", "pool"], "blurred", ["stem", "pool.1"])
+    [('stem', 'stem'), ('pool', 'pool.1')]
+    """
     layer_map = layer_map or _built_in(names_a, names_b)
     if not layer_map and len(names_a) == len(names_b):
         return list(zip(names_a, names_b, strict=True))
     if not layer_map:
         raise RunError(
-            f"{a.model} has {len(names_a)} downsampling layers ({', '.join(names_a)}), {b.model} "
+            f"{model_a} has {len(names_a)} downsampling layers ({', '.join(names_a)}), {model_b} "
             f"has {len(names_b)} ({', '.join(names_b)}): pair them with a layer map (--map A=B) or "
             "measure both with --ops conv"
         )
-    for run, names, wanted in ((a, names_a, layer_map), (b, names_b, layer_map.values())):
+    for model, names, wanted in (
+        (model_a, names_a, layer_map),
+        (model_b, names_b, layer_map.values()),
+    ):
         for name in wanted:
             if name not in names:
                 nearest = get_close_matches(name, names, n=1, cutoff=0)
                 hint = f", the nearest name is {nearest[0]}" if nearest else ""
-                raise RunError(f"no layer {name} was measured of {run.model}{hint}")
+                raise RunError(f"no layer {name} was measured of {model}{hint}")
     return [(name, layer_map[name]) for name in names_a if name in layer_map]
 
 

@@ -1,7 +1,13 @@
 """A model made ready to measure, and the one batch function that every engine calls."""
 
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,7 +27,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Ops = Literal["all", "conv"]
 Columns = dict[str, Tensor]
 
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What a forward is cast to; None is float32 throughout."""
 _CONV_KINDS = ("conv", "patch_embed", "blur_pool")
 
 
@@ -57,18 +64,13 @@ def prepare(
     named = {"model": model.preprocessing, "resize224": RESIZE_224}
     preprocessing = preprocess if isinstance(preprocess, Preprocessing) else named[preprocess]
     example = torch.zeros(1, 3, *preprocessing.crop)
-    place = _device(device)
-    try:
+    place = chosen_device(device)
+    with failures_named(model.spec, example.shape):
         layers = strided_layers(model.module, example)
         module = fold_batch_norm(model.module, example)
         with evaluating(module):
             output = module(example)
         module = module.to(place).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        sentence = str(error).strip().partition("\n")[0]
-        raise ModelError(
-            f"{model.spec} failed on an image of shape {tuple(example.shape)}: {sentence}"
-        ) from error
     classes, no_classifier = None, ""
     try:
         classes = logits_of(output).shape[1]
@@ -76,7 +78,7 @@ def prepare(
         no_classifier = str(error)
     chosen = tuple(layer for layer in layers if ops == "all" or layer.kind in _CONV_KINDS)
     return Instrument(
-        module, chosen, preprocessing, place, _AUTOCAST[precision], classes, no_classifier
+        module, chosen, preprocessing, place, AUTOCAST[precision], classes, no_classifier
     )
 
 
@@ -124,10 +126,50 @@ def measure_batch(
     )
 
 
-def _device(name: str | None) -> torch.device:
+def environment(device: torch.device) -> dict[str, Any]:
+    """What decides how fast a figure came about and, in its last digits, which: for the record."""
+    packages = ("aliascope", "torch", "torchvision", "timm", "numpy", "pillow")
+    cuda = device.type == "cuda"
+    return {
+        "command": " ".join(sys.argv),
+        "device": str(device),
+        "hardware": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def _processor() -> str:
+    """Its name, which Linux tells in a file only."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device of that name; without one CUDA where there is one, else the CPU.
+
+    Raises:
+        ModelError: there is no such device here.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {name!r} cannot be used here; choose cpu") from error
     return device
+
+
+@contextmanager
+def failures_named(spec: str, shape: Sequence[int]) -> Iterator[None]:
+    """What a model raises on images of that shape becomes a ModelError of one sentence."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        sentence = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{spec} failed on an image of shape {tuple(shape)}: {sentence}"
+        ) from error

@@ -5,14 +5,11 @@ batch run one forward over the images and their shifted views, with the taps ope
 """
 
 import os
-import platform
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +21,15 @@ from torch.utils.data import Dataset
 
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import Entry, ImageSource, open_images
-from aliascope.instrument import Columns, Instrument, Ops, Precision, measure_batch, prepare
+from aliascope.instrument import (
+    Columns,
+    Instrument,
+    Ops,
+    Precision,
+    environment,
+    measure_batch,
+    prepare,
+)
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
 from aliascope.records import StridedLayer
@@ -99,7 +104,7 @@ def measure(
         "precision": precision,
         "shifts": [asdict(shift) for shift in ONE_PIXEL],
     }
-    info = _environment(instrument.device) | {"seed": seed}
+    info = environment(instrument.device) | {"seed": seed}
     with RunWriter(out, config, instrument.layers, info, flush_seconds=flush_seconds) as writer:
         if instrument.no_classifier:
             writer.notice(instrument.no_classifier)
@@ -262,16 +267,3 @@ def _undefined(
                 f"{layers[index].name}: some ratios are undefined, because a map has no energy or "
                 "is not finite"
             )
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    packages = ("aliascope", "torch", "torchvision", "timm", "numpy", "pillow")
-    cuda = device.type == "cuda"
-    return {
-        "command": " ".join(sys.argv),
-        "device": str(device),
-        "hardware": torch.cuda.get_device_name(device) if cuda else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }

@@ -297,7 +297,8 @@ class RunWriter:
             for kind in _KINDS:
                 table = _concat([batch[kind] for batch in self.run.batches])
                 pq.write_table(table, data := pa.BufferOutputStream())
-                _write(self.run.path / kind / f"part-{self._number:05d}.parquet", data.getvalue())
+                part = f"part-{self._number:05d}.parquet"
+                write_file(self.run.path / kind / part, data.getvalue())
             # In one step: interrupted before it, the part is written again, not its rows twice.
             self.run.batches, self._number = [], self._number + 1
         self._flushed = time.monotonic()
@@ -309,7 +310,7 @@ class RunWriter:
         if self.run.path is not None:
             text = json.dumps(_record(self.run), indent=2, ensure_ascii=False)
             # A file name that is no Unicode becomes a JSON escape, and comes back as it was.
-            _write(self.run.path / "run.json", text.encode("utf-8", "backslashreplace"))
+            write_file(self.run.path / "run.json", text.encode("utf-8", "backslashreplace"))
 
 
 def _lock(path: Path) -> BaseFileLock:
@@ -357,10 +358,17 @@ def _refusal(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(path: Path, data: bytes | pa.Buffer) -> None:
-    """Put `data` in place, whole or not at all, whenever the process or the machine dies."""
+def write_file(path: Path, data: bytes | pa.Buffer) -> None:
+    """Put `data` in place, whole or not at all, whenever the process or the machine dies.
+
+    Folders are made where missing.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with _refusal(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(data)
             _sync(temporary)

@@ -1,5 +1,6 @@
 """Plain text that fits a terminal and a log file alike."""
 
+import re
 from collections.abc import Sequence
 from textwrap import fill
 
@@ -33,3 +34,12 @@ def pair(rows: int | float, across: int | float) -> str:
     ('2', '2×1')
     """
     return f"{rows:.3g}" if rows == across else f"{rows:.3g}×{across:.3g}"
+
+
+def file_name(spec: str) -> str:
+    """A model spec as the name of a file or folder.
+
+    >>> file_name("timm:resnet50"), file_name("efficientnet_lite0@blurpool:2")
+    ('timm-resnet50', 'efficientnet_lite0@blurpool-2')
+    """
+    return re.sub(r"[^\w@.+-]+", "-", spec)

@@ -9,7 +9,7 @@ tapped (a blur pool is tapped before its own padding); elsewhere the call itself
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -76,6 +76,8 @@ class Tap:
 
     inputs: dict[str, Any] = field(default_factory=dict)
     """Layer name → its input (B, C, H, W), or what `read` made of it."""
+    outputs: dict[str, Any] = field(default_factory=dict)
+    """The same of its output, where that was asked for."""
 
 
 @contextmanager
@@ -84,6 +86,7 @@ def tap(
     layers: Sequence[StridedLayer],
     *,
     read: Callable[[StridedLayer, Tensor], Any] = lambda _, x: x,
+    of: Literal["input", "output"] = "input",
 ) -> Iterator[Tap]:
     """Capture what each layer is about to sample, in every forward within the block.
 
@@ -92,6 +95,7 @@ def tap(
         layers: which ones.
         read: what to keep of each map, called while the map is at hand, so that nothing larger
             has to be held; the map itself by default.
+        of: "output" captures what comes out of each layer, as `.outputs`, in place of what goes in.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2))
     >>> example = torch.zeros(1, 3, 16, 16)
@@ -100,7 +104,7 @@ def tap(
     >>> tapped.inputs["1"].shape
     torch.Size([1, 8, 14, 14])
     """
-    reader = _Reader({layer.name: layer for layer in layers}, read)
+    reader = _Reader({layer.name: layer for layer in layers}, read, of)
     # Bare calls can only be told apart with every module and call in view; modules alone need
     # nothing but a hook each, which costs the forward nothing.
     bare = any(layer.function for layer in layers)
@@ -122,28 +126,36 @@ class _Reader(Watcher):
     """Hands the inputs of chosen layers to a function."""
 
     def __init__(
-        self, layers: dict[str, StridedLayer], read: Callable[[StridedLayer, Tensor], Any]
+        self, layers: dict[str, StridedLayer], read: Callable[[StridedLayer, Tensor], Any], of: str
     ) -> None:
         super().__init__()
         self.layers = layers
         self.read = read
+        self.of = of
         self.tap = Tap()
+        self._captured = self.tap.inputs if of == "input" else self.tap.outputs
 
     def start(self, name: str, module: nn.Module, inputs: Any) -> None:
         super().start(name, module, inputs)
         if not name:
-            self.tap.inputs.clear()
+            self._captured.clear()
         frame = self.frames[-1]
-        if frame.leaf and frame.input is not None:
+        if frame.leaf and frame.input is not None and self.of == "input":
             self.capture(frame.layer, frame.input)
+
+    def end(self, output: Any) -> None:
+        frame = self.frames[-1]
+        if frame.leaf and isinstance(output, Tensor) and self.of == "output":
+            self.capture(frame.layer, output)
+        super().end(output)
 
     def call(
         self, function: str, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
     ) -> None:
-        del function, inputs, output
+        del function, inputs
         if sampling and layer:
-            self.capture(layer, sampling.input)
+            self.capture(layer, sampling.input if self.of == "input" else output)
 
     def capture(self, name: str, x: Tensor) -> None:
         if name in self.layers:
-            self.tap.inputs[name] = self.read(self.layers[name], x)
+            self._captured[name] = self.read(self.layers[name], x)

@@ -1,0 +1,92 @@
+"""Phase 1: what the strided layers of the baseline read of a photograph and of known pictures."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from aliascope.figures import avr_comparison, fig1_layerwise_power_spectra, fig2_radial_profiles
+from aliascope.spectra import radial_profile
+from aliascope.study.presets import BASELINE
+from aliascope.study.study import Study
+from aliascope.synthetic import checkerboard, constant
+from aliascope.text import pair
+
+
+def compute(study: Study) -> None:
+    """phase1_layerwise_avr, and the spectra behind it."""
+    inputs = _inputs(study)
+    seen = cache(lambda name: study.spectra(BASELINE, inputs[name]))
+    layers = study.instruments[BASELINE].layers
+    rows = []
+    for layer in layers:
+        ratios = {name: seen(name)[layer.name][0] for name in inputs}
+        channels, height, width = layer.input_shape
+        rows.append(
+            {"layer_name": layer.name}
+            | {f"{name}_avr": ratios[name]["avr"].item() for name in inputs}
+            | {"order": layer.order, "kind": layer.kind, "stride": pair(*layer.stride)}
+            | {"channels": channels, "rows": height, "columns": width}
+            | {
+                f"{name}_{variant}": ratio.item()
+                for name in inputs
+                for variant, ratio in ratios[name].items()
+                if variant != "avr"
+            }
+        )
+    study.write_table("phase1_layerwise_avr", pd.DataFrame(rows))
+    powers = {
+        f"{name}/{layer.name}": seen(name)[layer.name][1][0] for name in inputs for layer in layers
+    }
+    study.keep_arrays("phase1_power", lambda: {key: power.numpy() for key, power in powers.items()})
+    profiles = []
+    for key, power in powers.items():
+        name, _, layer_name = key.partition("/")
+        frequency, energy = radial_profile(power.double())
+        (stride,) = (min(layer.stride) for layer in layers if layer.name == layer_name)
+        profiles.append(
+            pd.DataFrame(
+                {
+                    "input": name,
+                    "layer_name": layer_name,
+                    "frequency": frequency,
+                    "energy": energy / energy.sum(),
+                    "cutoff": 1 / stride,
+                }
+            )
+        )
+    study.keep_rows("phase1_radial_profiles", lambda: pd.concat(profiles))
+
+
+def draw(study: Study) -> Iterator[tuple[str, Figure]]:
+    """The three figures of the phase, by name."""
+    table = study.table("phase1_layerwise_avr")
+    what = f"{study.plan.baseline}, one forward each: the first image of {study.plan.images}, "
+    what += "a checkerboard of ±1 and a constant, both as the normalised input."
+    yield (
+        "fig1_layerwise_power_spectra",
+        fig1_layerwise_power_spectra.draw(
+            study.arrays("phase1_power"),
+            table,
+            caption=f"{what} Power spectra of what each layer reads, mean over channels.",
+        ),
+    )
+    yield (
+        "fig2_radial_profiles",
+        fig2_radial_profiles.draw(study.rows("phase1_radial_profiles"), caption=what),
+    )
+    yield "avr_comparison", avr_comparison.draw(table, caption=what)
+
+
+def _inputs(study: Study) -> dict[str, Tensor]:
+    """As the network takes them, (1, 3, H, W); the synthetic ones, ±1 and ½, are not normalised."""
+    _, natural = next(study.views(1))
+    _, _, height, width = natural.shape
+    side = max(height, width)
+    synthetic = {"checkerboard": checkerboard(side), "constant": constant(side)}
+    return {"natural": natural} | {
+        name: picture[None, :, :height, :width].expand(1, 3, -1, -1)
+        for name, picture in synthetic.items()
+    }

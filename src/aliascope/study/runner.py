@@ -1,0 +1,90 @@
+"""The study from first to last: one plan, five phases, one summary."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aliascope.errors import AliascopeError, RunError
+from aliascope.figures import save
+from aliascope.instrument import chosen_device, environment
+from aliascope.store import write_file
+from aliascope.study import (
+    phase1_feature_extraction,
+    phase2_synthetic,
+    phase3_natural_images,
+    phase4_correlation,
+    phase5_intervention,
+)
+from aliascope.study.presets import plan_of
+from aliascope.study.study import Progress, Study, plan_in
+from aliascope.study.summary import Summary, record_of
+
+PHASES: dict[int, Any] = {
+    1: phase1_feature_extraction,
+    2: phase2_synthetic,
+    3: phase3_natural_images,
+    4: phase4_correlation,
+    5: phase5_intervention,
+}
+
+
+def run_study(
+    preset: str = "embedded",
+    *,
+    out: str | Path = "results",
+    phases: Sequence[int] = tuple(PHASES),
+    figures_only: bool = False,
+    progress: Progress | None = None,
+    **overrides: Any,
+) -> Summary:
+    """Measure a pair of models and write the study's tables, figures and summary.
+
+    A phase that cannot be had (of a model that is no classifier, say) is left out and named; the
+    others go on. In a directory with the same study, what is there is not measured again.
+
+    Args:
+        preset: "embedded", "paper" or "matched".
+        out: the results directory.
+        phases: numbers, 1 to 5; each measures what it needs.
+        figures_only: draw again from what the directory holds; its own plan holds.
+        progress: called with a title; its context yields what takes (done, total).
+        overrides: fields of `aliascope.study.presets.Plan`; None leaves the preset's own.
+
+    Raises:
+        AliascopeError: no such preset, phase, model or images, or the directory holds another
+            study.
+    """
+    if unknown := set(phases) - set(PHASES):
+        raise RunError(f"unknown phase {min(unknown)}: choose from 1 to {len(PHASES)}")
+    path = Path(out)
+    plan = plan_in(path) if figures_only else plan_of(preset, **overrides)
+    study = Study(plan, path, progress)
+    if not figures_only:
+        _ = study.instruments, study.pairs  # what cannot be had is said before hours of measuring
+    states, seconds = {}, {}
+    for number in sorted(set(phases)):
+        start, state = time.perf_counter(), "complete"
+        try:
+            _run(study, number, figures_only=figures_only)
+        except AliascopeError as error:
+            state = str(error)
+        states[str(number)] = state
+        seconds[str(number)] = round(time.perf_counter() - start, 1)
+    info = environment(chosen_device(plan.device))
+    summary = Summary(path, record_of(study, states, seconds, info))
+    if not figures_only:
+        text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
+        write_file(path / "summary.json", text.encode())
+    return summary
+
+
+def _run(study: Study, number: int, *, figures_only: bool) -> None:
+    phase = PHASES[number]
+    if not figures_only:
+        phase.compute(study)
+    with study.progress(f"drawing phase {number}") as progress:
+        for done, (name, figure) in enumerate(phase.draw(study)):
+            save(figure, study.path / "figures", name)
+            progress(done + 1, 3)

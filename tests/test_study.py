@@ -1,0 +1,484 @@
+"""The study: its tables against the runs, and what happens when something is missing."""
+
+import json
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from aliascope.cli import main
+from aliascope.errors import ImageError, ModelError, RunError
+from aliascope.figures import FIGURES
+from aliascope.store import Run
+from aliascope.study import run_study
+from aliascope.study.presets import CLASS_MAPS, PRESETS, PUBLISHED, ROLES, plan_of
+from aliascope.study.study import Study, accuracy, read_csv
+from aliascope.study.summary import published
+
+TABLES = {
+    1: ["phase1_layerwise_avr"],
+    2: ["phase2a_frequency_sweep", "phase2b_architecture_comparison"],
+    3: ["phase3_layerwise_avr_stats"],
+    4: ["phase4_correlation"],
+    5: ["phase5_tradeoff"],
+}
+NETWORKS = """
+import torch
+from torch import nn
+
+def _stage(channels, out):
+    conv = nn.Conv2d(channels, out, 3, 2, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU())
+
+def plain():
+    torch.manual_seed(0)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    return nn.Sequential(_stage(3, 6), _stage(6, 8), _stage(8, 8), *head)
+
+def headless():
+    return plain()[:-1]
+
+def features():
+    return plain()[:-3]
+"""
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """A folder of labelled pictures, three to a photograph's worth of texture, and two networks."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "studied_networks.py").write_text(NETWORKS)
+    rng = np.random.default_rng(0)
+    (folder / "pictures").mkdir()
+    rows = ["file,label"]
+    for i in range(12):
+        coarse = rng.integers(0, 256, (8 + 4 * i, 8 + 4 * i, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((224, 224), Image.Resampling.BICUBIC)
+        picture.save(folder / "pictures" / f"{i:02}.png")
+        rows.append(f"{i:02}.png,{i % 3}")
+    (folder / "pictures.csv").write_text("\n".join(rows))
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+def options(material, **changed):
+    return {
+        "baseline": "studied_networks:plain",
+        "antialiased": "studied_networks:plain@blurpool:3",
+        "images": str(material / "pictures"),
+        "preprocess": "resize224",
+        "latency_seconds": 0.0,
+        "device": "cpu",
+    } | changed
+
+
+@pytest.fixture(scope="module")
+def results(material):
+    out = material / "results"
+    summary = run_study(out=out, **options(material))
+    assert summary.failed == {}
+    print(summary.record["seconds"])
+    return out
+
+
+def table(results, name):
+    return read_csv(results / "tables" / f"{name}.csv")
+
+
+def images_of(results, role):
+    return Run.open(results / "runs" / role).images.set_index("image_id")
+
+
+def avr_of(results, role, layer, variant="avr"):
+    rows = Run.open(results / "runs" / role).layers
+    return rows[rows["layer"] == layer].set_index("image_id")[variant].astype(float)
+
+
+def test_six_tables_and_fifteen_figures(results):
+    assert {file.stem for file in (results / "tables").iterdir()} == {*chain(*TABLES.values())}
+    for suffix in ("png", "svg"):
+        assert {file.stem for file in (results / "figures").glob(f"*.{suffix}")} == set(FIGURES)
+    assert len(FIGURES) == 15
+    for file in (results / "figures").glob("*.png"):
+        with Image.open(file) as picture:
+            assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+            assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+
+
+def test_known_pictures_alias_fully_or_not_at_all(results):
+    first = table(results, "phase1_layerwise_avr").iloc[0]
+    assert first[["checkerboard_avr", "constant_avr"]].tolist() == [1.0, 0.0]
+    assert 0 < first["natural_avr"] < 1
+
+
+def test_spectra_and_profiles_hold_the_energy_that_the_ratios_share_out(results):
+    profiles = read_csv(results / "data" / "phase1_radial_profiles.csv")
+    powers = np.load(results / "data" / "phase1_power.npz")
+    ratios = table(results, "phase1_layerwise_avr").set_index("layer_name")
+    assert set(profiles["input"]) == {"natural", "checkerboard", "constant"}
+    for (name, layer), rows in profiles.groupby(["input", "layer_name"]):
+        assert rows["energy"].sum() == pytest.approx(1)
+        power = powers[f"{name}/{layer}"].astype(float)
+        f = np.fft.fftshift(np.fft.fftfreq(len(power))) * 2
+        beyond = np.hypot(f[:, None], f) > rows["cutoff"].iloc[0] + 1e-9
+        assert power[beyond].sum() / power.sum() == pytest.approx(
+            ratios.loc[layer, f"{name}_avr"], abs=1e-5
+        )
+
+
+def test_the_published_sweep(results):
+    sweep = table(results, "phase2a_frequency_sweep")
+    assert sweep["frequency"].tolist() == pytest.approx(np.linspace(0.1, 0.9, 10))
+    expected = [
+        "0.0019",
+        "0.0026",
+        "0.0036",
+        "0.0056",
+        "0.0135",
+        "0.9931",
+        "0.9987",
+        "0.9992",
+        "0.9992",
+        "0.9989",
+    ]
+    assert [f"{x:.4f}" for x in sweep["avr"]] == expected
+
+
+def test_a_tone_above_the_cutoff_folds(results):
+    rows = read_csv(results / "data" / "phase2_folding.csv")
+    tone = rows.query("signal == 'tone' and role == 'baseline' and frequency > 0")
+    before, after = (tone[tone["where"] == where] for where in ("before", "after"))
+    assert before.loc[before["power"].idxmax(), "frequency"] == pytest.approx(0.7, abs=0.01)
+    assert after.loc[after["power"].idxmax(), "frequency"] == pytest.approx(0.3, abs=0.01)
+    assert after["frequency"].max() == pytest.approx(0.5)
+    for _, part in rows.groupby(["role", "signal", "where"]):
+        assert part["power"].sum() == pytest.approx(1)
+
+
+def test_layer_statistics_are_those_of_the_runs(results):
+    rows = table(results, "phase3_layerwise_avr_stats")
+    assert rows["variant"].tolist()[:3] == ["avr"] * 3  # the published rows come first
+    for row in rows.itertuples():
+        a = avr_of(results, "baseline", row.layer_name, row.variant)
+        b = avr_of(results, "antialiased", row.antialiased_layer, row.variant)
+        assert row.baseline_mean == pytest.approx(a.mean())
+        assert row.baseline_std == pytest.approx(a.std())
+        assert row.antialiased_mean == pytest.approx(b.mean())
+        assert row.difference == pytest.approx((b - a).mean(), abs=1e-9)
+        assert row.baseline_low < row.baseline_mean < row.baseline_high
+        assert row.n == row.photographs == 12
+        if not np.allclose(a, b):
+            # As published: two samples, baseline − antialiased; the paired one is of B − A.
+            assert row.t_statistic == pytest.approx(stats.ttest_ind(a, b).statistic)
+            assert row.p_value == pytest.approx(stats.ttest_ind(a, b).pvalue)
+            assert row.t_paired == pytest.approx(stats.ttest_rel(b, a).statistic)
+        else:
+            assert (row.t_statistic, row.p_value) == (0, 1)
+
+
+def test_correlations_are_scipys(results):
+    for row in table(results, "phase4_correlation").itertuples():
+        for role, layer in zip(ROLES, (row.layer_name, row.antialiased_layer), strict=True):
+            avr = avr_of(results, role, layer)
+            images = images_of(results, role).loc[avr.index]
+            r = stats.pearsonr(avr, images["sis"])
+            rho = stats.spearmanr(avr, images["sis"])
+            logits = stats.spearmanr(avr, images["logit_instability"])
+            assert getattr(row, f"{role}_r") == pytest.approx(r.statistic)
+            assert getattr(row, f"{role}_p") == pytest.approx(r.pvalue)
+            assert getattr(row, f"{role}_rho") == pytest.approx(rho.statistic)
+            assert getattr(row, f"{role}_rho_logit_instability") == pytest.approx(logits.statistic)
+            assert getattr(row, f"{role}_r_low") < r.statistic < getattr(row, f"{role}_r_high")
+            assert getattr(row, f"{role}_p_holm") >= r.pvalue
+
+
+def test_the_tradeoff_is_that_of_the_runs(results):
+    rows = table(results, "phase5_tradeoff").set_index("role")
+    effects = read_csv(results / "data" / "effects.csv").set_index("metric")
+    images = {role: images_of(results, role) for role in ROLES}
+    for role, frame in images.items():
+        assert rows.loc[role, "mean_sis"] == pytest.approx(frame["sis"].mean())
+        assert rows.loc[role, "agreement"] == pytest.approx(frame["agreement"].mean())
+        # The folder has three classes, as the networks have: their indices fit.
+        right = (frame["prediction"] == frame["label"]).mean()
+        assert rows.loc[role, "accuracy"] == pytest.approx(right)
+        assert rows.loc[role, "latency_low_ms"] <= rows.loc[role, "latency_ms"]
+        assert rows.loc[role, "parameters"] == 162 + 12 + 432 + 16 + 576 + 16 + 24 + 3
+    a, b = (images[role].sort_index() for role in ROLES)
+    kept = (a["prediction"] == b["prediction"]).mean()
+    assert rows["predictions_kept"].tolist() == pytest.approx([1, kept])
+    change = b["sis"].mean() / a["sis"].mean() - 1
+    assert effects.loc["mean SIS", "change"] == pytest.approx(change)
+    assert {"latency, batch 1", "latency, batch 32", "error rate"} <= set(effects.index)
+
+
+def test_the_summary_says_what_the_tables_say(results):
+    record = json.loads((results / "summary.json").read_text())
+    rows = table(results, "phase5_tradeoff").set_index("role")
+    assert record["headline"]["mean_sis"] == pytest.approx(rows["mean_sis"].to_dict())
+    assert record["headline"]["n"] == record["images"]["baseline"] == 12
+    assert record["study"] == json.loads((results / "study.json").read_text())
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["published"] == []  # another pair of models
+    assert record["phases"] == dict.fromkeys("12345", "complete")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Drawing takes half of a study's time, and most tests look at none of it."""
+    monkeypatch.setattr("aliascope.study.runner.save", lambda *_: None)
+
+
+def test_the_closing_table(results, material, undrawn):
+    printed = str(run_study(out=results, phases=[5], **options(material)))
+    effects = read_csv(results / "data" / "effects.csv").set_index("metric")
+    sis = table(results, "phase5_tradeoff")["mean_sis"]
+    line = next(line for line in printed.splitlines() if line.startswith("mean SIS"))
+    assert line.split()[2:4] == [f"{x:.4f}" for x in sis]
+    assert f"{effects.loc['mean SIS', 'change']:+.1%}" in line
+    assert "12 images of pictures" not in printed  # the full source is named
+    assert str(material / "pictures") in printed
+    assert str(results) in printed
+
+
+def test_nothing_is_measured_twice(results, material, monkeypatch, undrawn):
+    before = {file: file.read_bytes() for file in (results / "tables").iterdir()}
+
+    def never(*args, **kwargs):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(sys.modules["aliascope.measure"], "measure_batch", never)
+    monkeypatch.setattr("aliascope.study.phase5_intervention.bench", never)
+    run_study(out=results, **options(material))
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_killed_study_goes_on(results, material, tmp_path, monkeypatch, undrawn):
+    out, module = tmp_path / "results", sys.modules["aliascope.measure"]
+    measure_batch, calls = module.measure_batch, []
+
+    def dies(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure_batch(*args)
+
+    monkeypatch.setattr(module, "measure_batch", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(out=out, phases=[3], **options(material))
+    assert 0 < len(Run.open(out / "runs" / "baseline").images) < 12
+    run_study(out=out, phases=[3], **options(material))
+    pd.testing.assert_frame_equal(
+        table(out, "phase3_layerwise_avr_stats"), table(results, "phase3_layerwise_avr_stats"),
+        rtol=1e-3,
+    )  # fmt: skip
+
+
+def test_figures_only_needs_no_model(results, monkeypatch):
+    figures = {file: file.read_bytes() for file in (results / "figures").iterdir()}
+    tables = {file: file.read_bytes() for file in (results / "tables").iterdir()}
+
+    def never(*args, **kwargs):
+        raise AssertionError("loaded a model")
+
+    monkeypatch.setattr("aliascope.study.study.load_model", never)
+    for file in figures:
+        file.unlink()
+    assert run_study(out=results, figures_only=True).failed == {}
+    assert {file: file.read_bytes() for file in figures} == figures
+    assert {file: file.read_bytes() for file in tables} == tables
+
+
+def test_figures_only_says_what_is_missing(tmp_path, material):
+    with pytest.raises(RunError, match="holds no study: run `aliascope study"):
+        run_study(out=tmp_path / "nothing", figures_only=True)
+    out = tmp_path / "results"
+    run_study(out=out, phases=[2], **options(material))
+    failed = run_study(out=out, figures_only=True).failed
+    assert set(failed) == {"1", "3", "4", "5"}
+    assert "phase1_layerwise_avr.csv is missing" in failed["1"]
+
+
+@pytest.mark.parametrize("phase", TABLES)
+def test_each_phase_stands_alone(phase, material, tmp_path):
+    summary = run_study(out=tmp_path / "out", phases=[phase], **options(material, limit=4))
+    assert summary.failed == {}
+    written = {file.stem for file in (tmp_path / "out" / "tables").iterdir()}
+    extra = TABLES[3] if phase == 5 else []  # its figures show what phase 3 found
+    assert written == {*TABLES[phase], *extra}
+    assert len(list((tmp_path / "out" / "figures").glob("*.png"))) == 3
+    assert "mean SIS" in str(summary) if phase == 5 else "mean SIS" not in str(summary)
+
+
+def test_another_study_is_refused(results, material):
+    with pytest.raises(RunError, match=r"another study \(limit: None → 5; sweep: 10 → 3\)"):
+        run_study(out=results, **options(material, limit=5, sweep=3))
+
+
+def test_a_network_without_classes_still_shows_its_aliasing(material, tmp_path):
+    spec = "studied_networks:features"
+    pair = {"baseline": spec, "antialiased": f"{spec}@blurpool:3", "limit": 4}
+    summary = run_study(out=tmp_path / "out", **options(material, **pair))
+    assert set(summary.failed) == {"4", "5"}
+    assert "needs a classifier" in summary.failed["4"]
+    assert (tmp_path / "out" / "figures" / "fig8_avr_distributions.png").exists()
+
+
+def test_mistakes_become_one_sentence(material, tmp_path):
+    with pytest.raises(RunError, match="unknown phase 7: choose from 1 to 5"):
+        run_study(out=tmp_path, phases=[1, 7], **options(material))
+    with pytest.raises(RunError, match="unknown preset 'papper'; choose from embedded"):
+        run_study("papper", out=tmp_path)
+    with pytest.raises(RunError, match="unknown class map 'stl'; choose from stl10"):
+        run_study(out=tmp_path, **options(material, class_map="stl"))
+    with pytest.raises(ModelError, match="unknown model"):
+        run_study(out=tmp_path / "typo", **options(material, baseline="timm:resnet5"))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "study.json").write_text("{")
+    with pytest.raises(RunError, match=r"study\.json cannot be read"):
+        run_study(out=tmp_path / "bad", figures_only=True)
+
+
+def test_both_models_see_the_same_pixels(material, tmp_path):
+    study = Study(plan_of("embedded"), tmp_path)
+    assert study.preprocessing == study.models["baseline"].preprocessing
+    assert {instrument.preprocessing for instrument in study.instruments.values()} == {
+        study.preprocessing
+    }
+
+
+def test_presets():
+    assert PRESETS["paper"].antialiased == "antialiased:resnet50"
+    assert plan_of("paper").class_map == "stl10"
+    assert plan_of("paper", images="photos").class_map is None
+    assert plan_of("paper").limit == 1000
+    assert plan_of("embedded", limit=3, weights=None) == plan_of("embedded", limit=3)
+
+
+def test_the_class_map_names_what_it_means():
+    torchvision = pytest.importorskip("torchvision")
+    names = torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"]
+    stl10 = CLASS_MAPS["stl10"]
+    assert list(stl10) == [
+        "airplane",
+        "bird",
+        "car",
+        "cat",
+        "deer",
+        "dog",
+        "horse",
+        "monkey",
+        "ship",
+        "truck",
+    ]
+    assert len(set().union(*stl10.values())) == sum(map(len, stl10.values()))  # no class twice
+    for label, some in {
+        "airplane": ["airliner", "warplane"],
+        "bird": ["robin", "flamingo", "king penguin", "albatross", "cock", "great grey owl"],
+        "car": ["sports car", "convertible", "minivan", "Model T"],
+        "cat": ["tabby", "Egyptian cat"],
+        "deer": ["impala", "gazelle", "hartebeest"],
+        "dog": ["Chihuahua", "Mexican hairless", "beagle"],
+        "horse": ["sorrel"],
+        "monkey": ["guenon", "squirrel monkey", "baboon"],
+        "ship": ["liner", "container ship", "yawl", "speedboat"],
+        "truck": ["fire engine", "garbage truck", "trailer truck", "tow truck", "moving van"],
+    }.items():
+        assert {names.index(name) for name in some} <= stl10[label], label
+    assert not {
+        names.index(name) for name in ("timber wolf", "zebra", "cougar", "gorilla", "kite")
+    } & (stl10["dog"] | stl10["horse"] | stl10["cat"] | stl10["monkey"])
+
+
+def test_accuracy_through_the_class_map():
+    images = pd.DataFrame({"label": [0, 0, 9, None, 3], "prediction": [404, 281, 569, 1, None]})
+    found = accuracy(images.astype("Int64"), "stl10")
+    assert found.tolist() == pytest.approx([1, 0, 1, np.nan, np.nan], nan_ok=True)
+    with pytest.raises(ImageError, match="labels 0 to 9, but an image has 10"):
+        accuracy(pd.DataFrame({"label": [10], "prediction": [1]}), "stl10")
+    assert accuracy(pd.DataFrame({"label": [10]}), None).isna().all()
+
+
+def test_the_published_figures_stand_beside_ours(tmp_path):
+    study = Study(plan_of("paper"), tmp_path)
+    assert published(study) == []  # nothing is measured yet
+    layers = list(PUBLISHED["layers"])
+    study.write_table(
+        "phase3_layerwise_avr_stats",
+        pd.DataFrame({"layer_name": layers, "variant": "avr", "t_statistic": 1.0}).assign(
+            baseline_mean=0.5, baseline_std=0.1, antialiased_mean=0.25, antialiased_std=0.1
+        ),
+    )
+    rows = {row["figure"]: row for row in published(study)}
+    assert len(rows) == 7 * 5
+    assert rows["conv1 AVR mean baseline"] == {
+        "figure": "conv1 AVR mean baseline",
+        "published": 0.0036,
+        "here": 0.5,
+        "difference": pytest.approx(0.4964),
+    }
+    assert rows["layer4.0.downsample.0 t"]["published"] == -229.48
+
+
+def test_the_published_headline_adds_up():
+    sis, latency = PUBLISHED["mean_sis"], PUBLISHED["latency_ms"]
+    change = sis["antialiased"] / sis["baseline"] - 1
+    assert PUBLISHED["change_of_sis"] == pytest.approx(change, abs=1e-3)
+    change = latency["antialiased"] / latency["baseline"] - 1
+    assert PUBLISHED["change_of_latency"] == pytest.approx(change, abs=1e-3)
+
+
+def run_cli(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["aliascope", *map(str, arguments)])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    return leaving.value.code
+
+
+def test_the_command_line(material, tmp_path, monkeypatch, capsys, undrawn):
+    spec, out = "studied_networks:features", tmp_path / "out"
+    arguments = ["study", "--baseline", spec, "--antialiased", f"{spec}@blurpool", "--limit", 3]
+    arguments += ["--images", material / "pictures", "--device", "cpu", "--out", out]
+    assert run_cli(monkeypatch, *arguments, "--phases", "2,4", "--json") == 1  # no classifier
+    printed = capsys.readouterr()
+    record = json.loads(printed.out)
+    assert record["phases"]["2"] == "complete"
+    assert "phase 4: studied_networks:features: shift stability needs a classifier" in " ".join(
+        printed.err.split()
+    )
+    assert run_cli(monkeypatch, *arguments, "--phases", "1,three") == 2
+    assert run_cli(monkeypatch, *arguments, "--phases", "9") == 1
+    assert "unknown phase 9" in capsys.readouterr().err
+
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="the STL-10 images are not here")
+@pytest.mark.timeout(1800)
+def test_the_published_protocol_runs_through(tmp_path):
+    pytest.importorskip("antialiased_cnns")
+    summary = run_study(
+        "paper",
+        out=tmp_path / "paper",
+        weights="random",
+        images=str(SHARED / "stl10_test_first1000"),
+        limit=50,
+        class_map="stl10",
+        latency_seconds=0.0,
+    )
+    assert summary.failed == {}
+    stats_of = table(tmp_path / "paper", "phase3_layerwise_avr_stats").query("variant == 'avr'")
+    assert stats_of["layer_name"].tolist() == list(PUBLISHED["layers"])
+    conv1 = stats_of.iloc[0]
+    assert conv1["baseline_mean"] == conv1["antialiased_mean"]
+    assert (conv1["t_statistic"], conv1["p_value"]) == (0, 1)
+    assert len(summary.record["published"]) == 7 + 7 * 6
