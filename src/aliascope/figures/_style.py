@@ -260,9 +260,9 @@ def signed(value: int | float, decimals: int = 2) -> str:
 
 
 def wrap(text: str, inches: int | float, *, at: str = " ") -> str:
-    """Break text after spaces, or after another character, into lines of at most that width."""
+    """Break text after spaces, or after other characters, into lines of at most that width."""
     lines = [""]
-    for piece in re.split(f"(?<={re.escape(at)})", text):
+    for piece in re.split(f"(?<=[{re.escape(at)}])", text):
         if lines[-1] and _width(lines[-1] + piece) > inches:
             lines.append("")
         lines[-1] += piece

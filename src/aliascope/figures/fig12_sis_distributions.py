@@ -34,7 +34,7 @@ def draw(images: pd.DataFrame, *, names: Mapping[str, str], caption: str) -> Fig
         note += " Images with SIS 0 are counted at the left edge."
     sis = {role: rows_of(images, role=role)["sis"].dropna() for role in ROLES}
     medians = {role: sis[role].median() for role in ROLES}
-    handles = role_handles({role: f"{names[role]}, median {medians[role]:.2g}" for role in ROLES})
+    handles = role_handles({role: f"{names[role]}, median {medians[role]:#.2g}" for role in ROLES})
     figure, ((ax,),) = sheet(COLUMN, 2.2, f"{note} {caption}", handles)
     floor = log_axis(ax.xaxis, images["sis"])
     for role, values in sis.items():
@@ -42,7 +42,7 @@ def draw(images: pd.DataFrame, *, names: Mapping[str, str], caption: str) -> Fig
         share = np.arange(1, len(x) + 1) / len(x)
         ax.step(x, share, where="post", color=COLOUR[role], linewidth=LINE[role])
     for role, median in medians.items():
-        ax.plot(max(median, floor), 0.5, MARKER[role], color=COLOUR[role], markeredgecolor="white")
+        ax.plot(max(median, floor), 0.5, MARKER[role], color=COLOUR[role], markersize=5.5)
     ax.set(ylim=(0, 1), xlabel="shift instability score (SIS) of an image")
     ax.set_ylabel("share of images at or below")
     ax.grid()

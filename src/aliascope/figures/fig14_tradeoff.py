@@ -36,7 +36,7 @@ def draw(
         caption: Under the figure.
     """
     effects = effects.dropna(subset="change")
-    note = "Whiskers: 95 % bootstrap intervals."
+    note = "Whiskers: 95 % intervals (latency: of the median over rounds)."
     height = max(2.4, 0.36 * len(effects) + 0.9)
     figure, ((left, right),) = sheet(
         PAGE, height, f"{note} {caption}", shape=(1, 2), width_ratios=(1, 0.8)
@@ -64,7 +64,7 @@ def _scatter(ax: Axes, table: pd.DataFrame, names: Mapping[str, str]) -> None:
         ax.plot(x, y, MARKER[role], color=COLOUR[role], markersize=6.5)
         right, above = x > table["latency_ms"].mean(), y >= table["mean_sis"].mean()
         ax.annotate(
-            wrap(names[role], 1.7),
+            wrap(names[role], 1.3, at="@:."),
             (x, point["sis_high"] if above else point["sis_low"]),
             (0, 4 if above else -4),
             textcoords="offset points",
