@@ -3,11 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench docs clean
 
 demo: .venv
-	$(BIN)/aliascope measure efficientnet_lite0 efficientnet_lite0@blurpool:2 --images photos --out demo
-	$(BIN)/aliascope compare demo/efficientnet_lite0 demo/efficientnet_lite0@blurpool-2
+	$(BIN)/aliascope study --out demo
 
 test: .venv/dev
 	$(BIN)/python -m pytest
@@ -22,6 +21,9 @@ lint: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/bench_measure.py
+
+docs: .venv
+	$(BIN)/python docs/render.py
 
 .venv: pyproject.toml
 	$(PYTHON) -m venv --clear .venv

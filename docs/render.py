@@ -42,8 +42,8 @@ def headline(study):
     record = json.loads((study / "summary.json").read_text())
     blocks = str(Summary(Path("results"), record)).split("\n\n")
     seconds = sum(record["seconds"].values())
-    threads, torch = record["threads"], record["versions"]["torch"]
-    where = f"{record['hardware']}, {threads} threads, torch {torch}, {record['study']['precision']}"
+    where = f"{record['hardware']}, {record['threads']} threads, "
+    where += f"torch {record['versions']['torch']}, {record['study']['precision']}"
     return f"```\n{chr(10).join(blocks[:2])}\n```\n\n{seconds:.0f} s on {where}."
 
 

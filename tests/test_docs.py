@@ -1,11 +1,14 @@
 """Every command and every number in the README is what the program prints."""
 
 import doctest
+import importlib.util
+import json
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import aliascope
@@ -48,10 +51,15 @@ def test_the_comparison_of_texts_can_fail():
 
 def test_every_command_of_the_readme_prints_what_it_says(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    # Neither is printed before the cut, and both take long: drawing, and timing beyond 11 rounds.
+    monkeypatch.setattr("aliascope.study.runner.save", lambda *_: None)
+    monkeypatch.setattr("aliascope.study.phase5_intervention.BATCHES", (1, 2))
     seen = 0
     for command, printed in commands():
         program, *arguments = shlex.split(command)
         assert program == "aliascope"
+        if arguments[0] == "study":
+            arguments += ["--latency-seconds", "0"]
         monkeypatch.setattr("sys.argv", [program, *arguments])
         with pytest.raises(SystemExit) as leaving:
             main()
@@ -72,6 +80,27 @@ def test_the_python_of_the_readme_runs():
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     runner = doctest.DocTestRunner(optionflags=options, verbose=False)
     assert runner.run(test).failed == 0
+
+
+def test_documents_quote_the_tables_of_the_studies():
+    spec = importlib.util.spec_from_file_location("render", ROOT / "docs" / "render.py")
+    render = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(render)
+    quoted = 0
+    for document in render.DOCUMENTS:
+        text = document.read_text()
+        quoted += text.count("<!-- end -->")
+        assert render.rendered(document) == text, f"{document.name}: run `make docs`"
+    assert quoted >= 6
+
+
+def test_the_committed_studies_are_whole():
+    for study in (ROOT / "docs" / "studies").iterdir():
+        record = json.loads((study / "summary.json").read_text())
+        assert set(record["phases"].values()) == {"complete"}, study
+        rows = pd.read_csv(study / "tables" / "phase5_tradeoff.csv").set_index("role")
+        assert record["headline"]["mean_sis"] == pytest.approx(rows["mean_sis"].to_dict())
+        assert len(list((study / "tables").iterdir())) == 6
 
 
 def test_the_targets_of_the_readme_exist():

@@ -78,6 +78,25 @@ def test_rows_equal_the_plain_computation(net, folder):
                 assert layers.loc[layer, name] == pytest.approx(expected, abs=1e-5)
 
 
+def test_crop_shifts_move_the_window(net, folder):
+    inner = Preprocessing(resize=(40,), crop=(32, 32))
+    options = {"preprocess": inner, "device": "cpu"}
+    run = measure(net, str(folder), shifts="crop", batch_size=5, **options)
+    plain = measure(net, str(folder), batch_size=5, **options)
+    net.eval()
+    for image, row in zip(aliascope.open_images(folder), run.images.itertuples(), strict=True):
+        wide = inner.normalise(Preprocessing(resize=(40,), crop=(34, 34))(image.pixels)[None])
+        with torch.no_grad():
+            # Up moves the picture up: the window moves down.
+            up, still = net(wide[..., 2:, 1:-1]).softmax(1), net(wide[..., 1:-1, 1:-1]).softmax(1)
+        expected = 1 - torch.cosine_similarity(up.double(), still.double()).item()
+        assert row.sis_up == pytest.approx(expected, abs=1e-6)
+    # The unshifted view, and so what its layers alias, is the same.
+    pd.testing.assert_frame_equal(run.layers, plain.layers, rtol=0, atol=1e-5)
+    assert (run.images.prediction == plain.images.prediction).all()
+    assert not np.allclose(run.images.sis, plain.images.sis, rtol=1e-3)
+
+
 def test_the_batch_size_changes_nothing(net, folder):
     runs = [
         measure(net, str(folder), preprocess=SMALL, batch_size=size, device="cpu")

@@ -11,6 +11,7 @@ from aliascope.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     RESIZE_224,
+    Preprocessing,
     from_timm,
     from_torchvision,
 )
@@ -74,3 +75,14 @@ def test_an_unknown_crop_mode_is_named_with_a_remedy():
     config = resolve_model_data_config(timm.create_model("resnet18")) | {"crop_mode": "border"}
     with pytest.raises(ModelError, match=r"crop mode 'border'.*choose --preprocess resize224"):
         from_timm(config)
+
+
+def test_a_widened_crop_holds_the_crop_in_its_middle():
+    pixels = torch.rand(3, 300, 260, generator=torch.Generator().manual_seed(0))
+    narrow = Preprocessing(resize=(256,), crop=(224, 224))
+    torch.testing.assert_close(narrow.widened(1)(pixels)[:, 1:-1, 1:-1], narrow(pixels))
+
+
+def test_a_crop_that_cannot_be_widened_is_refused():
+    with pytest.raises(ModelError, match=r"need 1 pixel around the crop, but \(224, 224\) is cut"):
+        RESIZE_224.widened(1)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aliascope import ModelError, shift_instability
-from aliascope.shifts import ONE_PIXEL, Shift, shifted_views
+from aliascope.shifts import ONE_PIXEL, Shift, cropped_views, shifted_views
 from aliascope.stability import logits_of, stability
 
 
@@ -138,3 +138,14 @@ def test_logits_that_are_not_finite_give_undefined_scores():
     logits = torch.zeros(5, 2, 3)
     logits[2, 0, 1] = math.nan
     assert stability(logits)["sis"].isnan().tolist() == [True, False]
+
+
+def test_cropped_views_equal_circular_ones_away_from_the_border():
+    wide = torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    views = cropped_views(wide)
+    assert views.shape == (10, 3, 10, 8)
+    torch.testing.assert_close(
+        views[..., 1:-1, 1:-1], shifted_views(wide[..., 1:-1, 1:-1])[..., 1:-1, 1:-1]
+    )
+    # What comes in is the photograph's own: here the row above the window, after a shift down.
+    torch.testing.assert_close(views[4:6, :, 0], wide[:, :, 0, 1:-1])

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import aliascope
 from aliascope.errors import AliascopeError
 from aliascope.instrument import Ops, Precision
+from aliascope.shifts import Border
 from aliascope.text import columns, file_name, pair
 
 app = typer.Typer(
@@ -125,6 +126,10 @@ def measure(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, …; the GPU if there is one.")
     ] = None,
+    shifts: Annotated[
+        Border,
+        typer.Option(help="circular (as published), or crop: the window moves over the picture."),
+    ] = "circular",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images a forward; the fastest by default.")
     ] = None,
@@ -152,6 +157,7 @@ def measure(
                     ops=ops,
                     precision=precision,
                     device=device,
+                    shifts=shifts,
                     batch_size=batch_size,
                     limit=limit,
                     seed=seed,

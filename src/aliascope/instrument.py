@@ -18,7 +18,7 @@ from aliascope.folding import fold_batch_norm
 from aliascope.models import LoadedModel
 from aliascope.preprocessing import RESIZE_224, Preprocessing
 from aliascope.records import StridedLayer
-from aliascope.shifts import shifted_views
+from aliascope.shifts import Border, cropped_views, shifted_views
 from aliascope.spectra import AVR_VARIANTS, alias_violation_ratios
 from aliascope.stability import logits_of, stability
 from aliascope.taps import evaluating, strided_layers, tap
@@ -46,6 +46,8 @@ class Instrument:
     """Number of logits; None where the model is no classifier."""
     no_classifier: str
     """Why shifts cannot be compared, or ""."""
+    border: Border = "circular"
+    """Of the shifted views."""
 
 
 def prepare(
@@ -55,6 +57,7 @@ def prepare(
     ops: Ops = "all",
     precision: Precision = "fp32",
     device: str | None = None,
+    border: Border = "circular",
 ) -> Instrument:
     """Make a loaded model ready to measure; arguments as for `measure`.
 
@@ -76,9 +79,13 @@ def prepare(
         classes = logits_of(output).shape[1]
     except ModelError as error:
         no_classifier = str(error)
+    if not classes:
+        border = "circular"  # no shifts at all
+    if border == "crop":
+        preprocessing = preprocessing.widened(1)
     chosen = tuple(layer for layer in layers if ops == "all" or layer.kind in _CONV_KINDS)
     return Instrument(
-        module, chosen, preprocessing, place, AUTOCAST[precision], classes, no_classifier
+        module, chosen, preprocessing, place, AUTOCAST[precision], classes, no_classifier, border
     )
 
 
@@ -90,7 +97,8 @@ def measure_batch(
 
     Args:
         instrument: from `prepare`.
-        images: preprocessed, in [0, 1], not yet normalised.
+        images: preprocessed, in [0, 1], not yet normalised; one pixel wider on each side where the
+            shifts are of the crop.
 
     Returns:
         Image columns, name → (B,), as `stability` names them (empty for what is no classifier),
@@ -100,7 +108,9 @@ def measure_batch(
         images = images.pin_memory()
     on_device = images.to(instrument.device, non_blocking=True)
     x = instrument.preprocessing.normalise(on_device)
-    views = shifted_views(x) if instrument.classes else x
+    views = x
+    if instrument.classes:
+        views = (shifted_views if instrument.border == "circular" else cropped_views)(x)
     count = len(views) // len(x)
 
     def ratios(layer: StridedLayer, map_: Tensor) -> Columns:

@@ -33,7 +33,7 @@ from aliascope.instrument import (
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
 from aliascope.records import StridedLayer
-from aliascope.shifts import ONE_PIXEL
+from aliascope.shifts import ONE_PIXEL, Border
 from aliascope.store import Run, RunWriter
 
 _DECODED_AHEAD = 32
@@ -49,6 +49,7 @@ def measure(
     ops: Ops = "all",
     precision: Precision = "fp32",
     device: str | None = None,
+    shifts: Border = "circular",
     batch_size: int | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -70,6 +71,8 @@ def measure(
             pools, as published.
         precision: of the forward pass; ratios are computed in float32 all the same.
         device: "cpu", "cuda", "cuda:1", …; by default CUDA where there is one.
+        shifts: "circular", as published, or "crop": the window moves over the photograph, so that
+            no border is torn; needs a crop smaller than the resized picture.
         batch_size: images per forward; by default the fastest, found by timing real batches. The
             figures do not depend on it beyond 1e-5.
         limit: at most so many images.
@@ -91,7 +94,9 @@ def measure(
     """
     loaded = load_model(model, weights=weights, seed=seed)
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
-    instrument = prepare(loaded, preprocess=preprocess, ops=ops, precision=precision, device=device)
+    instrument = prepare(
+        loaded, preprocess=preprocess, ops=ops, precision=precision, device=device, border=shifts
+    )
     config = {
         "model": loaded.spec,
         "weights": loaded.weights,
@@ -103,6 +108,7 @@ def measure(
         "ops": ops,
         "precision": precision,
         "shifts": [asdict(shift) for shift in ONE_PIXEL],
+        "border": instrument.border,
     }
     info = environment(instrument.device) | {"seed": seed}
     with RunWriter(out, config, instrument.layers, info, flush_seconds=flush_seconds) as writer:

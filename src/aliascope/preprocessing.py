@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    margin: int = 0
+    """Pixels kept on each side of the crop, for windows that move."""
 
     def __call__(
         self, pixels: Float[Tensor, "chan height width"]
@@ -38,6 +40,13 @@ class Preprocessing:
         size = list(self.resize)
         # Bicubic overshoots; a picture cannot.
         pixels = functional.resize(pixels, size, interpolation=mode, antialias=True).clamp(0, 1)
+        if self.margin:
+            # Of the widened crop the middle could come out a pixel off, where a side is odd.
+            (height, width), (rows, columns) = pixels.shape[-2:], self.crop
+            top, left = round((height - rows) / 2), round((width - columns) / 2)
+            margin = self.margin
+            size = (rows + 2 * margin, columns + 2 * margin)
+            return functional.crop(pixels, top - margin, left - margin, *size)
         return functional.center_crop(pixels, list(self.crop))
 
     def normalise(
@@ -46,6 +55,20 @@ class Preprocessing:
         """(x − mean) / std per channel, on the device where the batch lies."""
         mean, std = (torch.tensor(v, device=images.device) for v in (self.mean, self.std))
         return (images - mean[:, None, None]) / std[:, None, None]
+
+    def widened(self, margin: int) -> "Preprocessing":
+        """The same crop with so many pixels more on each side.
+
+        Raises:
+            ModelError: the resized picture has no such pixels.
+        """
+        pairs = zip(self.crop, self.resize * 2, strict=False)
+        if any(have < side + 2 * margin for side, have in pairs):
+            raise ModelError(
+                f"crop shifts need {margin} pixel around the crop, but {self.crop} is cut out of "
+                f"{self.resize}: choose circular shifts, or a preprocessing with a larger resize"
+            )
+        return replace(self, margin=margin)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `run.json`."""

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Border = Literal["circular", "crop"]
+"""What comes in at the border: the other side of the picture, or more of the photograph."""
+
 
 @dataclass(frozen=True)
 class Shift:
-    """A circular shift of the picture."""
+    """A shift of the picture."""
 
     name: str
     rows: int
@@ -36,4 +40,26 @@ def shifted_views(
     [[0.0, 1.0], [1.0, 0.0]]
     """
     views = [images, *(images.roll((s.rows, s.columns), dims=(-2, -1)) for s in plan)]
+    return torch.cat(views).contiguous(memory_format=torch.channels_last)
+
+
+def cropped_views(
+    images: Float[Tensor, "batch chan h_wide w_wide"], plan: Sequence[Shift] = ONE_PIXEL
+) -> Float[Tensor, "views chan h w"]:
+    """As `shifted_views`, but by moving a window over a larger picture, as a camera would.
+
+    Args:
+        images: wider than the views by the largest shift of the plan on each side.
+        plan: the shifts.
+
+    Source: Zhang 2019 (arXiv 1904.11486), section 4.2: consistency under crop shifts.
+
+    >>> picture = torch.arange(9.0).reshape(1, 1, 3, 3)
+    >>> cropped_views(picture, [Shift("down", 1, 0)]).flatten().tolist()
+    [4.0, 1.0]
+    """
+    margin = max(max(abs(s.rows), abs(s.columns)) for s in plan)
+    height, width = (side - 2 * margin for side in images.shape[-2:])
+    corners = [(margin, margin), *((margin - s.rows, margin - s.columns) for s in plan)]
+    views = [images[..., top : top + height, left : left + width] for top, left in corners]
     return torch.cat(views).contiguous(memory_format=torch.channels_last)

@@ -50,7 +50,7 @@ def draw(study: Study) -> Iterator[tuple[str, Figure]]:
             effects,
             names=study.names,
             caption=f"{sample}; latency: {info['precision']}, {info['device']}, {info['threads']} "
-            "threads, intervals from order statistics over rounds.",
+            "threads.",
         ),
     )
     yield (
