@@ -41,3 +41,54 @@ def clean_share(f, stride):
     if abs(f - 1) < 1e-9:
         return 0.5
     return float(f < 1)
+
+
+PAD_MODES = {"reflect": "reflect", "zeros": "constant", "replicate": "edge", "circular": "wrap"}
+
+
+def filter_and_decimate(x, rows, columns, strides, first, padding):
+    """Output (i, j) is the sum over taps of what numpy's own padding puts at s·i + first + k."""
+    _, height, width = x.shape
+    margin = 32
+    around = np.pad(
+        np.asarray(x, np.float64), ((0, 0), (margin, margin), (margin, margin)), PAD_MODES[padding]
+    )
+    y = np.zeros((len(x), -(-height // strides[0]), -(-width // strides[1])))
+    for i in range(y.shape[1]):
+        for j in range(y.shape[2]):
+            for k, row in enumerate(rows):
+                for m, column in enumerate(columns):
+                    u = margin + strides[0] * i + first[0] + k
+                    v = margin + strides[1] * j + first[1] + m
+                    y[:, i, j] += row * column * around[:, u, v]
+    return y
+
+
+def ideal_pool(x, strides, phases, padding="circular"):
+    """FFT of one continued (C, H, W) map, mask, shift by the phase, inverse FFT, every s-th."""
+    _, height, width = x.shape
+    before = (0, 0) if padding in ("circular", "reflect") else (height, width)
+    after = {"circular": (0, 0), "reflect": (max(height - 2, 0), max(width - 2, 0))}.get(
+        padding, (height, width)
+    )
+    borders = [(0, 0), *zip(before, after, strict=True)]
+    spectrum = np.fft.fft2(np.pad(np.asarray(x, np.float64), borders, PAD_MODES[padding]))
+    for axis, (stride, phase) in enumerate(zip(strides, phases, strict=True), 1):
+        n = spectrum.shape[axis]
+        k = np.round(np.fft.fftfreq(n) * n)
+        gain = np.exp(2j * np.pi * k * phase / n)
+        if stride > 1:
+            gain = gain * (2 * stride * np.abs(k) < n)
+        spectrum = spectrum * gain.reshape((1, n, 1) if axis == 1 else (1, 1, n))
+    dense = np.fft.ifft2(spectrum).real
+    dense = dense[:, before[0] : before[0] + height, before[1] : before[1] + width]
+    return dense[:, :: strides[0], :: strides[1]]
+
+
+def components(x, strides, padding):
+    """The polyphase components of one (C, H, W) map, continued to a multiple of the strides."""
+    _, height, width = x.shape
+    borders = [(0, 0), (0, -height % strides[0]), (0, -width % strides[1])]
+    x = np.pad(x, borders, PAD_MODES[padding])
+    s_h, s_w = strides
+    return [x[:, i::s_h, j::s_w] for i in range(s_h) for j in range(s_w)]

@@ -59,6 +59,16 @@ def test_import_loads_nothing_heavy():
     loaded = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
-    heavy = ("matplotlib", "fastapi", "gradio", "ray", "timm", "torchvision", "datasets", "skimage")
+    heavy = (
+        "matplotlib",
+        "fastapi",
+        "gradio",
+        "ray",
+        "timm",
+        "torchvision",
+        "datasets",
+        "skimage",
+        "pywt",
+    )
     assert not [name for name in loaded if name.partition(".")[0] in heavy]
     assert "torch" in loaded

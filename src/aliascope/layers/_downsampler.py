@@ -1,0 +1,179 @@
+"""What every downsampler shares: its arguments, the border and the depthwise filter."""
+
+from math import comb
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+PADDINGS = ("reflect", "zeros", "replicate", "circular")
+
+Pair = int | tuple[int, int]
+Number = TypeVar("Number", int, float)
+Window = tuple[int, int]
+"""First sample and the one after the last; both may lie outside of the map."""
+
+
+class Downsampler(nn.Module):
+    """The arguments that every downsampler takes, checked once.
+
+    A map of H × W samples becomes ⌈H/s_h⌉ × ⌈W/s_w⌉, of the same dtype and memory format.
+
+    Args:
+        channels: C of the maps it takes.
+        stride: samples read per sample kept, s or (rows, columns), each at least 1.
+        padding: how the border is continued; see `extend`.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    shown: tuple[str, ...] = ("stride", "padding")
+    """Arguments that `print(model)` names."""
+
+    def __init__(self, channels: int, stride: Pair, padding: str) -> None:
+        super().__init__()
+        self.channels, self.stride, self.padding = channels, stride, padding
+        self.strides = (stride, stride) if isinstance(stride, int) else stride
+        if channels < 1 or min(self.strides) < 1:
+            raise ValueError(f"channels and stride must be at least 1, got {channels} and {stride}")
+        if padding not in PADDINGS:
+            raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
+
+    def checked(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h w"]:
+        """The map, refused where a filter made for other channels would be spread over it."""
+        if x.shape[1] != self.channels:
+            raise ValueError(
+                f"{type(self).__name__} was made for {self.channels} channels and got a map of "
+                f"shape {tuple(x.shape)}; pass channels={x.shape[1]}"
+            )
+        return x
+
+    def extra_repr(self) -> str:
+        """The arguments, for `print(model)`."""
+        arguments = (f"{name}={getattr(self, name)!r}" for name in self.shown)
+        return ", ".join([str(self.channels), *arguments])
+
+
+def per_axis(
+    phase: Number | tuple[Number, Number], strides: tuple[int, int]
+) -> tuple[Number, Number]:
+    """A phase for rows and columns: the place in each s_h × s_w cell that a filter is centred on.
+
+    Raises:
+        ValueError: a place outside of the cell.
+    """
+    each = phase if isinstance(phase, tuple) else (phase, phase)
+    for start, step in zip(each, strides, strict=True):
+        if not 0 <= start < step:
+            raise ValueError(f"phase must be 0 to {step - 1} for stride {step}, got {phase}")
+    return each
+
+
+def binomial(size: int) -> list[float]:
+    """Taps C(n−1, k) / 2^(n−1).
+
+    Raises:
+        ValueError: not 1 to 7 taps.
+
+    >>> binomial(3)
+    [0.25, 0.5, 0.25]
+    """
+    if not 1 <= size <= 7:
+        raise ValueError(f"size must be 1 to 7 taps, got {size}")
+    return [comb(size - 1, k) / 2 ** (size - 1) for k in range(size)]
+
+
+def depthwise(rows: list[float], columns: list[float], channels: int) -> Tensor:
+    """The outer product of two filters, one copy a channel, (C, 1, R, K)."""
+    kernel = torch.outer(torch.tensor(rows).double(), torch.tensor(columns).double())
+    return kernel.float().repeat(channels, 1, 1, 1)
+
+
+def filtered(
+    x: Float[Tensor, "batch chan h w"],
+    kernel: Float[Tensor, "chan 1 r k"],
+    first: tuple[int, int],
+    stride: tuple[int, int],
+    padding: str,
+) -> Float[Tensor, "batch chan h2 w2"]:
+    """Filter and decimate in one convolution.
+
+    y[i, j] = Σ_k Σ_l kernel[k, l] x[s_h·i + first_h + k, s_w·j + first_w + l]
+
+    Half of the time goes into copying the map in order to pad it, so only the border that the
+    filter really reads is added: none for two taps on an even side, none that the convolution can
+    add itself.
+    """
+    kernel = kernel.to(x.dtype)
+    (height, width), (s_h, s_w), (top, left) = x.shape[2:], stride, first
+    rows, columns = -(-height // s_h), -(-width // s_w)
+    last = (rows - 1) * s_h + top + kernel.shape[2], (columns - 1) * s_w + left + kernel.shape[3]
+    if padding == "zeros" and top <= 0 and left <= 0 and _adds_up(x, kernel, first, stride):
+        return F.conv2d(x, kernel, None, stride, (-top, -left), 1, x.shape[1])
+    window = (top, max(height, last[0])), (left, max(width, last[1]))
+    return F.conv2d(extend(x, *window, padding), kernel, None, stride, 0, 1, x.shape[1])
+
+
+def _adds_up(x: Tensor, kernel: Tensor, first: tuple[int, int], stride: tuple[int, int]) -> bool:
+    """Whether as many zeros behind the map as before it give ⌈H/s⌉ × ⌈W/s⌉ samples."""
+    return all(
+        (side - 2 * start - taps) // step + 1 == -(-side // step)
+        for side, start, taps, step in zip(
+            x.shape[2:], first, kernel.shape[2:], stride, strict=True
+        )
+    )
+
+
+def extend(
+    x: Float[Tensor, "batch chan h w"], rows: Window, columns: Window, padding: str
+) -> Float[Tensor, "batch chan h2 w2"]:
+    """A window of the map continued without end in all directions.
+
+    `zeros`, `replicate`, `circular` (the map repeats itself) or `reflect` (mirrored at the centre
+    of the last pixel). Unlike `F.pad`, which refuses a border as wide as the map, the continuation
+    goes on for as long as it has to, as in `numpy.pad`: a map that is narrower than the border is
+    mirrored again and again, and a single pixel is repeated.
+
+    >>> extend(torch.arange(3.0).view(1, 1, 1, 3), (0, 1), (-4, 5), "reflect").flatten().tolist()
+    [0.0, 1.0, 2.0, 1.0, 0.0, 1.0, 2.0, 1.0, 0.0]
+    """
+    (height, width), (top, left) = x.shape[2:], (max(rows[0], 0), max(columns[0], 0))
+    if padding == "zeros":
+        below, right = rows[1] - max(height, rows[0]), columns[1] - max(width, columns[0])
+        return F.pad(x[:, :, top:, left:], (left - columns[0], right, top - rows[0], below))
+    border = (left - columns[0], columns[1] - width, top - rows[0], rows[1] - height)
+    if not any(border) and top == left == 0:
+        return x
+    fits = max(border[:2]) < width - left and max(border[2:]) < height - top and min(border) >= 0
+    if fits and padding == "circular" and top == left == 0:
+        return as_laid_out(F.pad(x, border, mode="circular"), x)
+    if fits and padding != "circular":
+        kept = x[:, :, top:, left:] if top or left else x
+        y = F.pad(kept, border, mode=padding)
+        # Of maps with a side of one pixel PyTorch takes either layout for the other.
+        return as_laid_out(y, x) if height == 1 or width == 1 else y
+    y = x.index_select(2, source(rows, height, padding).to(x.device))
+    return as_laid_out(y.index_select(3, source(columns, width, padding).to(x.device)), x)
+
+
+def source(window: Window, side: int, padding: str) -> Int[Tensor, " n"]:
+    """Where in the map each sample of a window comes from; of zeros, the nearest pixel."""
+    index = torch.arange(*window)
+    if padding == "circular":
+        return index % side
+    if padding == "reflect":
+        period = max(2 * (side - 1), 1)
+        return torch.minimum(index % period, -index % period)
+    return index.clamp(0, side - 1)
+
+
+def as_laid_out(
+    y: Float[Tensor, "batch chan h2 w2"], x: Float[Tensor, "batch chan h w"]
+) -> Float[Tensor, "batch chan h2 w2"]:
+    """The result in the dtype and the memory format of what came in."""
+    y = y.to(x.dtype)
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
