@@ -1,6 +1,7 @@
 """A model made ready to measure, and the one batch function that every engine calls."""
 
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -141,7 +142,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     packages = ("aliascope", "torch", "torchvision", "timm", "numpy", "pillow")
     cuda = device.type == "cuda"
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": str(device),
         "hardware": torch.cuda.get_device_name(device) if cuda else _processor(),
         "threads": torch.get_num_threads(),
