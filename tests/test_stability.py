@@ -8,7 +8,7 @@ from torch import nn
 
 from aliascope import ModelError, shift_instability
 from aliascope.shifts import ONE_PIXEL, Shift, cropped_views, shifted_views
-from aliascope.stability import logits_of, stability
+from aliascope.stability import logits_of, matched_instability, stability
 
 
 def net():
@@ -149,3 +149,23 @@ def test_cropped_views_equal_circular_ones_away_from_the_border():
     )
     # What comes in is the photograph's own: here the row above the window, after a shift down.
     torch.testing.assert_close(views[4:6, :, 0], wide[:, :, 0, 1:-1])
+
+
+def test_matched_instability_undoes_a_change_of_temperature():
+    """Scaling the logits moves SIS and confidence; matched to one confidence it changes nothing."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1, 64, 10, generator=generator)
+    logits = logits + 0.3 * torch.randn(5, 64, 10, generator=generator)
+    plain = stability(logits)
+    wanted = plain["confidence"].mean().item()
+    for scale in (0.25, 2.0):
+        scaled = stability(scale * logits)["sis"].mean()
+        assert abs(scaled / plain["sis"].mean() - 1) > 0.1  # the confound is there
+        sis, temperature = matched_instability(scale * logits, wanted)
+        assert temperature == pytest.approx(scale, rel=1e-4)
+        torch.testing.assert_close(sis, plain["sis"], rtol=1e-3, atol=1e-6)
+
+
+def test_a_confidence_that_cannot_be_reached():
+    with pytest.raises(ValueError, match=r"mean confidence of 0\.05"):
+        matched_instability(torch.randn(5, 4, 10), 0.05)  # ten classes cannot be less sure than 0.1

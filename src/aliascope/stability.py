@@ -1,8 +1,10 @@
 """How far predictions move when the picture moves."""
 
+import math
 from collections.abc import Sequence
 
 from jaxtyping import Float, Shaped
+from scipy.optimize import root_scalar
 from torch import Tensor, nn
 
 from aliascope.errors import ModelError
@@ -75,6 +77,45 @@ def stability(
         "agreement": (top[1:] == top[0]).float().mean(0),
         "logit_instability": ((z[1:] - z[0]).norm(dim=-1) / z[0].norm(dim=-1)).mean(0),
     }
+
+
+def matched_instability(
+    logits: Float[Tensor, "views batch classes"], confidence: int | float
+) -> tuple[Float[Tensor, " batch"], float]:
+    """SIS as if the model were, in the mean, as sure as another one.
+
+    SIS falls with confidence alone: a network that has become less sure looks steadier. Logits are
+    divided by the one temperature T at which the mean over images of max softmax(z / T), unshifted,
+    is the confidence asked for; neither arg-max nor logit instability depends on it.
+
+    Args:
+        logits: as for `stability`, of all images together.
+        confidence: mean confidence to match, in (1/K, 1).
+
+    Returns:
+        SIS (B,) at that temperature, and T.
+
+    Raises:
+        ValueError: no temperature from 1/1000 to 1000 gives that confidence.
+
+    >>> import torch
+    >>> logits = torch.randn(5, 8, 10, generator=torch.Generator().manual_seed(0))
+    >>> own = stability(logits)
+    >>> sis, temperature = matched_instability(logits, own["confidence"].mean().item())
+    >>> round(temperature, 3), bool(torch.allclose(sis, own["sis"], atol=1e-4))
+    (1.0, True)
+    """
+
+    def mean_confidence(log_temperature: float) -> float:
+        z = logits[0].double() / math.exp(log_temperature)
+        return z.softmax(-1).amax(-1).mean().item() - confidence
+
+    limit = math.log(1000)
+    if not mean_confidence(limit) < 0 < mean_confidence(-limit):
+        raise ValueError(f"no temperature gives a mean confidence of {confidence:g}")
+    found = root_scalar(mean_confidence, bracket=(-limit, limit), xtol=1e-9)
+    temperature = math.exp(found.root)
+    return stability(logits / temperature)["sis"], temperature
 
 
 def logits_of(output: object) -> Float[Tensor, "batch classes"]:
