@@ -9,10 +9,10 @@ demo: .venv
 	$(BIN)/aliascope study --out demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 test-all: .venv/dev
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n logical --dist loadfile -m ""
 
 lint: .venv/dev
 	$(BIN)/ruff check

@@ -40,11 +40,10 @@ def studies():
 def headline(study):
     """The closing table, without the place on the machine that wrote it."""
     record = json.loads((study / "summary.json").read_text())
-    blocks = str(Summary(Path("results"), record)).split("\n\n")
-    seconds = sum(record["seconds"].values())
+    blocks = str(Summary(Path("results"), record, {})).split("\n\n")
     where = f"{record['hardware']}, {record['threads']} threads, "
     where += f"torch {record['versions']['torch']}, {record['study']['precision']}"
-    return f"```\n{chr(10).join(blocks[:2])}\n```\n\n{seconds:.0f} s on {where}."
+    return f"```\n{chr(10).join(blocks[:2])}\n```\n\nOn {where}."
 
 
 def layers(study):

@@ -84,7 +84,6 @@ def results(material):
     out = material / "results"
     summary = run_study(out=out, **options(material))
     assert summary.failed == {}
-    print(summary.record["seconds"])
     return out
 
 
@@ -221,6 +220,7 @@ def test_the_tradeoff_is_that_of_the_runs(results):
 
 def test_the_summary_says_what_the_tables_say(results):
     record = json.loads((results / "summary.json").read_text())
+    assert set(record["seconds"]) == set("12345")
     rows = table(results, "phase5_tradeoff").set_index("role")
     assert record["headline"]["mean_sis"] == pytest.approx(rows["mean_sis"].to_dict())
     assert record["headline"]["n"] == record["images"]["baseline"] == 12
@@ -303,6 +303,10 @@ def test_figures_only_says_what_is_missing(tmp_path, material):
     run_study(out=out, phases=[2], **options(material))
     failed = run_study(out=out, figures_only=True).failed
     assert set(failed) == {"1", "3", "4", "5"}
+    # Phases that are run one at a time are all on record in the end.
+    run_study(out=out, phases=[1], **options(material))
+    record = json.loads((out / "summary.json").read_text())
+    assert record["phases"] == {"1": "complete", "2": "complete"}
     assert "phase1_layerwise_avr.csv is missing" in failed["1"]
 
 

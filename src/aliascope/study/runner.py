@@ -63,21 +63,32 @@ def run_study(
     study = Study(plan, path, progress)
     if not figures_only:
         _ = study.instruments, study.pairs  # what cannot be had is said before hours of measuring
-    states, seconds = {}, {}
+    states, seconds = _before(path)
+    failed = {}
     for number in sorted(set(phases)):
         start, state = time.perf_counter(), "complete"
         try:
             _run(study, number, figures_only=figures_only)
         except AliascopeError as error:
-            state = str(error)
+            state = failed[str(number)] = str(error)
         states[str(number)] = state
         seconds[str(number)] = round(time.perf_counter() - start, 1)
     info = environment(chosen_device(plan.device))
-    summary = Summary(path, record_of(study, states, seconds, info))
+    states, seconds = (dict(sorted(each.items())) for each in (states, seconds))
+    summary = Summary(path, record_of(study, states, seconds, info), failed)
     if not figures_only:
         text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
         write_file(path / "summary.json", text.encode())
     return summary
+
+
+def _before(path: Path) -> tuple[dict[str, str], dict[str, float]]:
+    """State and seconds of the phases that earlier calls ran."""
+    try:
+        record = json.loads((path / "summary.json").read_bytes())
+        return record["phases"], record["seconds"]
+    except (OSError, ValueError, LookupError):
+        return {}, {}
 
 
 def _run(study: Study, number: int, *, figures_only: bool) -> None:

@@ -45,7 +45,7 @@ _TEXT = ("layer_name", "antialiased_layer", "stride", "kind", "role", "model", "
 
 def read_csv(file: Path) -> pd.DataFrame:
     """A table of a study; layers may be called "0.1" or "None" and are text all the same."""
-    text = {name: str for name in _TEXT}
+    text: Any = dict.fromkeys(_TEXT, str)
     return pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""])
 
 

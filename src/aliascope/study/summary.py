@@ -28,10 +28,8 @@ class Summary:
     "complete" or why it was left out); seconds; images and skipped a role; headline; published (a
     list of figure, published, here, difference; empty for other pairs); notices."""
 
-    @property
-    def failed(self) -> dict[str, str]:
-        """Phase → why it was left out."""
-        return {n: text for n, text in self.record["phases"].items() if text != "complete"}
+    failed: dict[str, str]
+    """Phase → why it was left out, of those that this call was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """The record in JSON's own types; None is NaN."""
