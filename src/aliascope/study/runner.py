@@ -74,8 +74,8 @@ def run_study(
         states[str(number)] = state
         seconds[str(number)] = round(time.perf_counter() - start, 1)
     info = environment(chosen_device(plan.device))
-    states, seconds = (dict(sorted(each.items())) for each in (states, seconds))
-    summary = Summary(path, record_of(study, states, seconds, info), failed)
+    record = record_of(study, dict(sorted(states.items())), dict(sorted(seconds.items())), info)
+    summary = Summary(path, record, failed)
     if not figures_only:
         text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
         write_file(path / "summary.json", text.encode())
