@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 ARROW = [
-    "errors", "records", "text",
+    "errors", "records", "text", "store",
     "images", "synthetic",
     "taps", "folding",
     "layers", "antialias",
-    "preprocessing", "models",
+    "weights", "preprocessing", "models",
     "spectra",
     "shifts", "stability",
     "instrument",
-    "store", "measure",
-    "statistics", "compare", "figures", "latency", "study",
+    "measure", "finetune",
+    "statistics", "compare", "figures", "latency", "study", "methods",
     "cli",
 ]  # fmt: skip
-"""Left to right. The store stands before `measure`, which writes into it."""
+"""Left to right. The store stands before all that write files."""
 
 PACKAGE = Path(__file__).parents[1] / "src" / "aliascope"
 MODULES = sorted(path.stem for path in PACKAGE.iterdir() if path.stem[0] != "_")

@@ -214,6 +214,41 @@ def test_models_lists_what_contains_the_pattern(run):
     assert json.loads(run("models lite0 --json")[1])[0] == "efficientnet_lite0"
 
 
+def test_antialias_writes_a_model_that_the_other_verbs_take(run, folder):
+    command = "antialias torchvision:resnet18 --weights random --size 2 --no-shortcut"
+    status, out, err = run(f"{command} --out small.safetensors")
+    assert status == 0, err
+    lines = out.splitlines()
+    assert "maxpool.1" not in out
+    assert any("max at stride 1, then BlurPool after maxpool" in line for line in lines)
+    assert lines[-1].startswith("blurpool:2:no-shortcut on 1×3×224×224: ")
+    report = json.loads(run(f"{command} --out again.safetensors --json")[1])
+    assert report["spec"] == "torchvision:resnet18@blurpool:2:no-shortcut"
+    assert [row["outcome"] for row in report["layers"]].count("converted") == 4
+    table = run("layers small.safetensors")[1]
+    assert "max_blur_pool" in table
+    assert "layer2.0.conv2.0" in table
+
+
+def test_antialias_says_what_it_cannot_do(run, folder):
+    status, out, err = run("antialias toy:net --out t.txt --method ideal")
+    assert (status, out) == (1, "")
+    assert "t.txt must end in .safetensors" in err
+    status, _, err = run("antialias torchvision:swin_t --weights random --out s.safetensors")
+    assert status == 1
+    assert "cannot anti-alias 3 of 4 operations: features.2.slice (slice)" in err
+    assert not Path("s.safetensors").exists()
+    status, _, err = run("layers t.safetensors")
+    assert "t.safetensors does not exist" in err
+
+
+def test_methods_lists_what_can_be_chosen(run):
+    lines = run("methods")[1].splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [*aliascope.layers.LAYERS]
+    rows = json.loads(run("methods --json")[1])
+    assert {row["name"]: row["parameters"] > 0 for row in rows}["lps"]
+
+
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(folder):
     command = [sys.executable, "-m", "aliascope.cli", "measure", "toy:slow", "--images", "pictures"]
     command += ["--out", "run", "--batch-size", "1"]

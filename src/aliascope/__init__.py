@@ -1,7 +1,7 @@
 """Measure how much a network aliases when it downsamples, and what that does to its predictions.
 
 images → models → taps → spectra → stability → measure → store → statistics → compare
-                   ↑ layers → antialias → latency
+                   ↑ layers → antialias → finetune → latency
 
 >>> import aliascope
 >>> run = aliascope.measure("efficientnet_lite0", "photos", limit=1)
@@ -11,13 +11,14 @@ astronaut.png#0-0
 
 from importlib.metadata import version as _version
 
-from aliascope.antialias import antialias
+from aliascope.antialias import Conversion, Recipe, antialias, available_methods, conversion_of
 from aliascope.compare import Comparison, compare
 from aliascope.errors import AliascopeError, ImageError, ModelError, RunError
+from aliascope.finetune import FineTuned, finetune, recalibrate
 from aliascope.images import ImageSource, open_images
 from aliascope.latency import Latency, bench
 from aliascope.measure import measure
-from aliascope.models import LoadedModel, available_models, load_model
+from aliascope.models import LoadedModel, available_models, load_model, save_model
 from aliascope.preprocessing import Preprocessing
 from aliascope.records import Image, StridedLayer
 from aliascope.spectra import (
@@ -35,6 +36,8 @@ __version__ = _version("aliascope")
 __all__ = [
     "AliascopeError",
     "Comparison",
+    "Conversion",
+    "FineTuned",
     "Image",
     "ImageError",
     "ImageSource",
@@ -42,21 +45,27 @@ __all__ = [
     "LoadedModel",
     "ModelError",
     "Preprocessing",
+    "Recipe",
     "Run",
     "RunError",
     "StridedLayer",
     "__version__",
     "alias_violation_ratio",
     "antialias",
+    "available_methods",
     "available_models",
     "bench",
     "compare",
+    "conversion_of",
+    "finetune",
     "load_model",
     "log_power_spectrum",
     "measure",
     "open_images",
     "power_spectrum",
     "radial_profile",
+    "recalibrate",
+    "save_model",
     "shift_instability",
     "strided_layers",
     "tap",

@@ -346,6 +346,112 @@ def study(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: aliascope antialias efficientnet_lite0 --size 2 --out l.safetensors")
+def antialias(
+    model: Annotated[str, typer.Argument(help="A model spec; `aliascope models` lists them.")],
+    out: Annotated[Path, typer.Option(help="File to write, NAME.safetensors: a model spec, too.")],
+    method: Annotated[str, typer.Option(help="As `aliascope methods` lists them.")] = "blurpool",
+    size: Annotated[int, typer.Option(help="Taps of the filter, 1 to 7.")] = 3,
+    stem: Annotated[
+        Literal["keep", "convert"], typer.Option(help="What to do with what reads the image.")
+    ] = "keep",
+    shortcut: Annotated[
+        bool, typer.Option(help="Convert the shortcuts of residual blocks, too.")
+    ] = True,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Convert what can be, and list the rest.")
+    ] = False,
+    padding: Annotated[
+        Literal["reflect", "zeros", "replicate", "circular"],
+        typer.Option(help="How the downsamplers continue a border."),
+    ] = "reflect",
+    weights: Weights = "pretrained",
+    as_json: Json = False,
+) -> None:
+    """Anti-alias what downsamples in MODEL, keeping its weights, and write the result.
+
+    Prints what was done with each operation and what that costs.
+    """
+    recipe = aliascope.Recipe(method, size, stem, shortcut, partial, padding)
+    loaded = aliascope.load_model(f"{model}@{recipe}", weights=weights)
+    report = aliascope.conversion_of(loaded.module)
+    aliascope.save_model(loaded, out)
+    if as_json:
+        _print_json({"model": str(out), "spec": loaded.spec, **report.to_dict()})
+    else:
+        typer.echo(str(report))
+
+
+@app.command(
+    epilog="Example: aliascope methods --measure efficientnet_lite0 --limit 1 --only ideal"
+)
+def methods(
+    measure: Annotated[
+        str | None, typer.Option(help="A model spec: convert it by every method and measure that.")
+    ] = None,
+    images: Annotated[str, typer.Option(help="A source, as for `measure`.")] = "photos",
+    only: Annotated[
+        list[str] | None, typer.Option(help="METHOD[:SIZE], as in a model spec; repeatable.")
+    ] = None,
+    recalibrate: Annotated[
+        str | None, typer.Option(help="A source to recalibrate batch-norm on; none by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for runs, methods.csv and the figure.")
+    ] = None,
+    weights: Weights = "pretrained",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many images.")] = None,
+    latency_seconds: Annotated[float, typer.Option(min=0, help="To spend on timing.")] = 20,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, …; the GPU if there is one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the anti-aliased downsamplers, or with --measure compare them on a model.
+
+    The list: paper, learned parameters and cost of one layer at stride 2 on a map of 64 × 56 × 56,
+    and which shifts are exact. The comparison: stability, predictions kept, cost, zero-shot and
+    with --recalibrate after batch-norm recalibration.
+    """
+    if measure is not None:
+        from aliascope.methods import TRIED, compare_methods
+
+        compared = compare_methods(
+            measure,
+            images,
+            methods=only or TRIED,
+            recalibrate_on=recalibrate,
+            weights=weights,
+            limit=limit,
+            out=out,
+            latency_seconds=latency_seconds,
+            device=device,
+            progress=_progress,
+        )
+        if as_json:
+            _print_json(compared.to_dict())
+        else:
+            typer.echo(str(compared))
+        return
+    found = aliascope.available_methods()
+    if as_json:
+        _print_json([asdict(method) for method in found])
+        return
+    header = ["method", "layer", "parameters", "MFLOPs", "exact under", "paper"]
+    rows = [
+        [
+            method.name,
+            method.layer,
+            str(method.parameters),
+            f"{method.mflops:.2f}",
+            method.exact_under,
+            method.paper,
+        ]
+        for method in found
+    ]
+    typer.echo(columns([header, *rows]))
+
+
 @app.command(epilog="Example: aliascope models resnet18")
 def models(
     pattern: Annotated[str, typer.Argument(help="Only specs that contain this.")] = "",
@@ -353,8 +459,8 @@ def models(
 ) -> None:
     """List the model specs that can be measured.
 
-    Besides these: package.module:function for a network of your own, and SPEC@blurpool[:SIZE] for
-    any of them with its strided convolutions anti-aliased.
+    Besides these: package.module:function for a network of your own, a FILE.safetensors that
+    `aliascope antialias` wrote, and SPEC@METHOD[:SIZE][:stem] for any of them anti-aliased.
     """
     specs = aliascope.available_models(pattern)
     if as_json:

@@ -4,23 +4,20 @@ It reads like the arrow: load the model, find its strided layers, decode images 
 batch run one forward over the images and their shifted views, with the taps open.
 """
 
-import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from aliascope.errors import ImageError, ModelError
-from aliascope.images import Entry, ImageSource, open_images
+from aliascope.images import ImageSource, Loaded, loaded_ahead, open_images
 from aliascope.instrument import (
     Columns,
     Instrument,
@@ -35,8 +32,6 @@ from aliascope.preprocessing import Preprocessing
 from aliascope.records import StridedLayer
 from aliascope.shifts import ONE_PIXEL, Border
 from aliascope.store import Run, RunWriter
-
-_DECODED_AHEAD = 32
 
 
 def measure(
@@ -119,7 +114,7 @@ def measure(
         done = len(writer.measured)
         report = progress or (lambda *_: None)
         report(done, source.count)
-        decoded = _decoded_ahead(todo, instrument.preprocessing)
+        decoded = loaded_ahead(todo, instrument.preprocessing)
         while batch := list(islice(decoded, sizes.current)):
             for item in batch:
                 if item.pixels is None:
@@ -177,43 +172,10 @@ def _batch_size(asked: int | None, previous_info: dict[str, Any] | None, device:
     return BatchSize(known, fixed=True) if known else BatchSize(2 if device == "cpu" else 64)
 
 
-class _Decoded(NamedTuple):
-    entry: Entry
-    pixels: Tensor | None
-    note: str
-    """What was converted, or why there are no pixels."""
-
-
-def _decoded_ahead(entries: Iterable[Entry], preprocessing: Preprocessing) -> Iterator[_Decoded]:
-    """Decode and preprocess in threads, in order, a bounded number ahead."""
-
-    def decode(entry: Entry) -> _Decoded:
-        try:
-            pixels, note = entry.load()
-        except ImageError as error:
-            return _Decoded(entry, None, str(error))
-        return _Decoded(entry, preprocessing(pixels), note)
-
-    # One torch thread in each worker: the cores belong to the forward pass.
-    workers = ThreadPoolExecutor(
-        min(8, os.cpu_count() or 1), initializer=lambda: torch.set_num_threads(1)
-    )
-    ahead: deque[Future[_Decoded]] = deque()
-    try:
-        for entry in entries:
-            ahead.append(workers.submit(decode, entry))
-            if len(ahead) > _DECODED_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        workers.shutdown(cancel_futures=True)
-
-
 def _add_batch(
     writer: RunWriter,
     instrument: Instrument,
-    batch: list[_Decoded],
+    batch: list[Loaded],
     sizes: BatchSize,
     source_classes: int | None,
 ) -> None:

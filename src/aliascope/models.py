@@ -4,12 +4,19 @@ efficientnet_lite0              an embedded model, real ImageNet weights, no net
 timm:NAME  torchvision:NAME     their own pretrained weights
 antialiased:NAME                antialiased-cnns (CC BY-NC-SA 4.0), an optional extra
 package.module:function         your own: called without arguments, returns an nn.Module
-SPEC@METHOD[:SIZE]              any of these with its strided convolutions anti-aliased
+FILE.safetensors                what `save_model` or `aliascope antialias --out` wrote
+SPEC@METHOD[:OPTION…]           any of these, anti-aliased: `timm:resnet50@blurpool`, `…@aps:3:stem`
+
+An OPTION is a number of taps (3 where there is none), `stem` to convert what reads the image too,
+`no-shortcut` to leave the shortcuts of residual blocks alone, `partial` to convert what can be and
+leave the rest, or the padding of the downsamplers: `zeros`, `replicate`, `circular` (`reflect`
+where there is none). Conversions can be chained: `…@blurpool:3@adaptive:stem`.
 """
 
 import difflib
 import hashlib
 import importlib
+import itertools
 import os
 import socket
 import sys
@@ -18,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,9 +33,17 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
-from aliascope.antialias import antialias
+from aliascope.antialias import Recipe, antialias
 from aliascope.errors import ModelError
 from aliascope.preprocessing import Preprocessing, from_timm, from_torchvision
+from aliascope.weights import (
+    SUFFIX,
+    Provenance,
+    load_state,
+    provenance_of,
+    read_state,
+    write_weights,
+)
 
 EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 IMAGENET_EVALUATION = Preprocessing(resize=(256,), crop=(224, 224))
@@ -46,7 +62,9 @@ class LoadedModel:
     weights: str
     """"pretrained", "random" or the path that they came from."""
     weights_digest: str
-    """SHA-256 over the names, types, shapes and bytes of the state_dict."""
+    """See `weights_digest`."""
+    provenance: Provenance | None = None
+    """What can be built again; None of a module that was passed as it is."""
 
     def example(self) -> Tensor:
         """A batch of one blank image of the size that the network takes."""
@@ -87,20 +105,46 @@ def load_model(
         return spec
     if isinstance(spec, nn.Module):
         return _wrap(spec)
-    base, *methods = spec.split("@")
+    base, texts = _parts(spec)
+    recipes = [Recipe.parse(text) for text in texts]
+    file = None if weights in ("pretrained", "random") else Path(weights)
+    saved = None
+    if base.endswith(SUFFIX):
+        file = Path(base) if weights == "pretrained" else file
+        saved = provenance_of(Path(base))
+        recipes[:0], base = saved.recipes, _trusted(saved.base, Path(base))
     blueprint = _blueprint(base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with _clear_failures(base, blueprint.file):
-            module = blueprint.build(weights == "pretrained").eval()
-    if weights not in ("pretrained", "random"):
-        _load_state(module, Path(weights))
+            pretrained = weights == "pretrained" and file is None
+            module = blueprint.build(pretrained).eval()
     preprocessing = blueprint.preprocessing(module)
-    for method in methods:
-        module = _converted(module, method, preprocessing)
-    return LoadedModel(
-        spec, module, preprocessing, blueprint.class_names, str(weights), _digest(module)
-    )
+    stages = _stages(module, recipes, torch.zeros(1, 3, *preprocessing.crop))
+    module, original = _filled(stages, file)
+    digest = weights_digest(module)
+    original = saved.weights_digest if saved and file == Path(_parts(spec)[0]) else original
+    provenance = Provenance(base, tuple(recipes), original or digest, version("aliascope"))
+    name = str(file or weights)
+    return LoadedModel(spec, module, preprocessing, blueprint.class_names, name, digest, provenance)
+
+
+def save_model(model: LoadedModel, path: str | Path) -> None:
+    """Write a network's weights with what is needed to build it again; the file is a model spec.
+
+    Args:
+        model: loaded by a spec; its module may have been trained since.
+        path: ends in .safetensors.
+
+    Raises:
+        ModelError: the model has no spec, the name another ending, or the file cannot be written.
+    """
+    if model.provenance is None:
+        raise ModelError(
+            f"{model.spec} was passed as a module, which no file can name: load it by a spec such "
+            "as package.module:function"
+        )
+    write_weights(Path(path), model.module, model.provenance)
 
 
 def available_models(pattern: str = "") -> list[str]:
@@ -120,16 +164,55 @@ def _wrap(module: nn.Module) -> LoadedModel:
     config = getattr(module, "pretrained_cfg", None)
     preprocessing = _timm_preprocessing(module) if config else IMAGENET_EVALUATION
     return LoadedModel(
-        type(module).__name__, module, preprocessing, None, "as given", _digest(module)
+        type(module).__name__, module, preprocessing, None, "as given", weights_digest(module)
     )
 
 
-def _converted(module: nn.Module, method: str, preprocessing: Preprocessing) -> nn.Module:
-    name, _, size = method.partition(":")
-    if size and not size.isdecimal():
-        raise ModelError(f"@{method}: the size must be a whole number of taps, as in @{name}:3")
-    example = torch.zeros(1, 3, *preprocessing.crop)
-    return antialias(module, name, size=int(size or 3), example=example)
+def _parts(spec: str) -> tuple[str, list[str]]:
+    """The base of a spec and its conversions; the path of a file may hold an @."""
+    at = spec.rfind(f"{SUFFIX}@")
+    head = at + len(SUFFIX) if at >= 0 else len(spec) if spec.endswith(SUFFIX) else 0
+    base, *texts = spec[head:].split("@")
+    return spec[:head] + base, texts
+
+
+def _trusted(base: str, path: Path) -> str:
+    """A file may name a published network, not code to run."""
+    if base in EMBEDDED or base.partition(":")[0] in _CATALOGUES:
+        return base
+    raise ModelError(
+        f"{path} was made from {base!r}, which is code of your own: name that with its conversion, "
+        f"as in {base}@blurpool, and give the file with --weights"
+    )
+
+
+def _stages(module: nn.Module, recipes: list[Recipe], example: Tensor) -> Iterator[nn.Module]:
+    """The network as it was built, and after each of its conversions."""
+    yield module
+    for recipe in recipes:
+        module = antialias(module, **vars(recipe), example=example)
+        yield module
+
+
+def _filled(stages: Iterator[nn.Module], file: Path | None) -> tuple[nn.Module, str]:
+    """The last stage with a file's weights, and the digest of the first where they fit that.
+
+    Weights are loaded into the first stage that has their names: a method that learns adds some.
+    """
+    state = None if file is None else read_state(file)
+    original, module = "", next(stages)
+    for stage in itertools.count():
+        if state is not None and file and state.keys() == module.state_dict().keys():
+            load_state(module, state, file)
+            state = None
+        if (converted := next(stages, None)) is None:
+            break
+        if stage == 0 and state is None:
+            original = weights_digest(module)
+        module = converted
+    if state is not None and file:
+        load_state(module, state, file)  # says what does not fit
+    return module, original
 
 
 # The kinds of spec.
@@ -304,37 +387,8 @@ def _imagenet_names() -> tuple[str, ...]:
 # Weights.
 
 
-def _load_state(module: nn.Module, path: Path) -> None:
-    state = _read_state(path)
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"the weights in {path} do not fit the model: {reason}") from error
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        for key in ("state_dict", "model"):
-            state = state.get(key, state)
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"no such weights: {path}; give an existing file, pretrained or random"
-        ) from error
-    except Exception as error:  # whatever hostile bytes make a reader raise
-        raise ModelError(
-            f"cannot read weights from {path}: a state_dict saved with torch.save or safetensors "
-            f"was expected ({type(error).__name__})"
-        ) from error
-
-
-def _digest(module: nn.Module) -> str:
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a network's state_dict."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

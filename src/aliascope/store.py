@@ -220,7 +220,7 @@ class RunWriter:
     def __enter__(self) -> "RunWriter":  # noqa: PYI034  (beartype knows Self in whole classes only)
         with ExitStack() as held:
             if self.run.path is not None:
-                held.callback(_lock(self.run.path).release)
+                held.callback(lock(self.run.path).release)
                 self._resume(self.run.path)
             self._held = held.pop_all()
         return self
@@ -228,7 +228,7 @@ class RunWriter:
     def _resume(self, path: Path) -> None:
         if (path / "run.json").exists():
             earlier, parts = Run.open(path), _parts(path)
-            _refuse_another(path, earlier, self.run)
+            refuse_another(path, _identity(earlier), _identity(self.run))
             ids = [_read(part, "images", ["image_id"])["image_id"] for part in parts.values()]
             self.measured = frozenset().union(*(column.to_pylist() for column in ids))
             self.run.times, self.run.notices = earlier.times, earlier.notices
@@ -313,14 +313,22 @@ class RunWriter:
             write_file(self.run.path / "run.json", text.encode("utf-8", "backslashreplace"))
 
 
-def _lock(path: Path) -> BaseFileLock:
-    """Make the directory ours, or say whose it is."""
+def lock(path: Path, record: str = "run.json") -> BaseFileLock:
+    """Make the directory ours, or say whose it is.
+
+    Args:
+        path: made where missing.
+        record: the file by which a directory of this kind is known.
+
+    Raises:
+        RunError: it holds other files, another process is writing it, or it cannot be written.
+    """
     with _refusal(path):
         path.mkdir(parents=True, exist_ok=True)
         visible = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
-        if visible and "run.json" not in visible:
+        if visible and record not in visible:
             raise RunError(
-                f"{path} holds other files ({visible[0]}) and no run.json: choose another --out"
+                f"{path} holds other files ({visible[0]}) and no {record}: choose another --out"
             )
         try:
             return FileLock(path / ".lock").acquire(blocking=False).lock
@@ -333,10 +341,16 @@ def _lock(path: Path) -> BaseFileLock:
             ) from None
 
 
-def _refuse_another(path: Path, earlier: Run, run: Run) -> None:
-    """Raise unless both have the same config and layers."""
-    names = ([layer.name for layer in one.strided_layers] for one in (earlier, run))
-    old, new = earlier.config | {"layers": next(names)}, run.config | {"layers": next(names)}
+def _identity(run: Run) -> dict[str, Any]:
+    return run.config | {"layers": [layer.name for layer in run.strided_layers]}
+
+
+def refuse_another(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise unless what a directory was begun with is what is asked for now.
+
+    Raises:
+        RunError: they differ; the sentence names each setting, as it was and as it is.
+    """
     pairs = {key: (old.get(key, "unset"), new.get(key, "unset")) for key in old | new}
     differences = [f"{key}: {was} → {now}" for key, (was, now) in pairs.items() if was != now]
     if differences:

@@ -20,6 +20,7 @@ from aliascope.figures import (
     fig13_avr_intervention,
     fig14_tradeoff,
     fig15_radial_overlay,
+    methods_front,
 )
 from aliascope.figures._style import save
 
@@ -59,5 +60,6 @@ __all__ = [
     "fig13_avr_intervention",
     "fig14_tradeoff",
     "fig15_radial_overlay",
+    "methods_front",
     "save",
 ]

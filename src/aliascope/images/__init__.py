@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from aliascope.errors import ImageError
+from aliascope.images.ahead import Loaded, in_threads, loaded_ahead
 from aliascope.images.datasets import from_dataset, from_torchvision
 from aliascope.images.decoding import MAX_PIXELS, decode, explained
 from aliascope.images.files import from_class_folders, from_imagenet, from_path
@@ -16,7 +17,17 @@ from aliascope.images.photos import from_photos
 from aliascope.images.source import Entry, ImageSource, Skipped
 from aliascope.images.streams import from_hugging_face, from_webdataset
 
-__all__ = ["MAX_PIXELS", "Entry", "ImageSource", "Skipped", "decode", "open_images"]
+__all__ = [
+    "MAX_PIXELS",
+    "Entry",
+    "ImageSource",
+    "Loaded",
+    "Skipped",
+    "decode",
+    "in_threads",
+    "loaded_ahead",
+    "open_images",
+]
 
 _KINDS: dict[str, Callable[[str], ImageSource]] = {
     "photos": lambda _: from_photos(),

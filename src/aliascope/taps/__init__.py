@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aliascope.records import StridedLayer
-from aliascope.taps.dataflow import Call, Trace, Watcher, watch
+from aliascope.taps.dataflow import Call, Span, Trace, Watcher, watch
 from aliascope.taps.sampling import Sampling
 
-__all__ = ["Call", "Tap", "Trace", "evaluating", "strided_layers", "tap", "trace"]
+__all__ = ["Call", "Span", "Tap", "Trace", "evaluating", "strided_layers", "tap", "trace"]
 
 
 @contextmanager
@@ -113,9 +113,19 @@ def tap(
         yield reader.tap
 
 
-def trace(model: nn.Module, example: Float[Tensor, "batch chan height width"]) -> Trace:
-    """Run the model once in eval mode and record its data flow; the random state is put back."""
-    recorded = Trace()
+def trace(
+    model: nn.Module,
+    example: Float[Tensor, "batch chan height width"],
+    into: Trace | None = None,
+) -> Trace:
+    """Run the model once in eval mode and record its data flow; the random state is put back.
+
+    Args:
+        model: any module.
+        example: a batch as the model takes it.
+        into: a fresh trace to record into, for who wants to look at it while the model runs.
+    """
+    recorded = Trace() if into is None else into
     devices = [example.device] if example.is_cuda else []
     with torch.random.fork_rng(devices), evaluating(model), watch(model, recorded):
         model(example)

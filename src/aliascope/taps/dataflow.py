@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from aliascope.errors import ModelError
-from aliascope.records import StridedLayer
+from aliascope.records import Kind, StridedLayer
 from aliascope.taps.sampling import Sampling, Scale, sampling_of, tensors_in
 
 _SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
@@ -28,6 +28,7 @@ _PRODUCTS = {
 }
 _CONSTANT = -1
 """Maker of parameters, buffers and what is computed from them alone."""
+_BLANK = torch.empty(0)
 
 
 class Call(NamedTuple):
@@ -39,8 +40,21 @@ class Call(NamedTuple):
     parents: tuple[int, ...]
     """The calls that made its inputs."""
     sampling: Sampling | None
+    """Without values: a trace keeps no map alive."""
     scale: Scale
     """Image pixels per sample of its output."""
+
+
+class Span(NamedTuple):
+    """One run of a module: the calls `first` up to, not including, `stop` were made in it."""
+
+    module: str
+    first: int
+    stop: int
+    input: int | None
+    """The call that made its first positional argument, where that is a tensor."""
+    output: int | None
+    """The call that made what it returned, where that is one tensor."""
 
 
 @dataclass
@@ -53,7 +67,13 @@ class Frame:
     leaf: bool
     """Whether it is one layer, whatever it calls: a module on a map, without children."""
     input: Tensor | None
+    downsampler: nn.Module | None = None
+    """The module, where it is one of aliascope's own: a layer, whatever it computes and holds."""
+    hidden: bool = False
+    """Whether it runs inside such a downsampler, and is part of it."""
     first_call: int = 0
+    read: int | None = None
+    """The call that made its first positional argument."""
 
 
 class Watcher(TorchFunctionMode):
@@ -72,9 +92,12 @@ class Watcher(TorchFunctionMode):
         if not self.frames:
             self.counts.clear()
         x = next(tensors_in(inputs), None)
-        childless = all(_is_detail(*child) for child in module.named_children())
-        leaf = name != "" and childless and x is not None and x.ndim == 4
-        self.frames.append(Frame(name, self._numbered(name), leaf, x))
+        own = name != "" and _is_downsampler(module)
+        childless = own or all(_is_detail(module, *child) for child in module.named_children())
+        hidden = any(frame.downsampler or frame.hidden for frame in self.frames[-1:])
+        leaf = name != "" and childless and not hidden and x is not None and x.ndim == 4
+        downsampler = module if own and leaf else None
+        self.frames.append(Frame(name, self._numbered(name), leaf, x, downsampler, hidden))
 
     def end(self, output: Any) -> None:
         """The innermost module's forward ends; the output is None where it raised."""
@@ -89,7 +112,8 @@ class Watcher(TorchFunctionMode):
         output = func(*args, **kwargs)
         if self.frames and isinstance(output, Tensor | tuple | list):
             function = getattr(func, "__name__", "")
-            sampling = sampling_of(function, args, kwargs, output)
+            within = self.frames[-1].downsampler or self.frames[-1].hidden
+            sampling = None if within else sampling_of(function, args, kwargs, output)
             layer = None
             if sampling and not self.frames[-1].leaf and max(sampling.stride) > 1:
                 layer = self._numbered(_call_name(self.frames[-1].name, function))
@@ -107,9 +131,22 @@ class Watcher(TorchFunctionMode):
         return name if self.counts[name] == 1 else f"{name}#{self.counts[name]}"
 
 
-def _is_detail(name: str, module: nn.Module) -> bool:
-    """Whether a child is no layer but part of how its parent computes."""
-    return name == "parametrizations" or type(module).__module__ == "torch.nn.modules.padding"
+def _is_detail(parent: nn.Module, name: str, module: nn.Module) -> bool:
+    """Whether a child is no layer that runs inside its parent, but part of how that computes.
+
+    The child "0" is a downsampler that `antialias` put before its parent.
+    """
+    padding = type(module).__module__ == "torch.nn.modules.padding"
+    before = name == "0" and not isinstance(parent, nn.Sequential) and _is_downsampler(module)
+    return name == "parametrizations" or padding or before
+
+
+def _is_downsampler(module: nn.Module) -> bool:
+    """Whether it is one of aliascope's own; by name, since layers are made to the right of taps."""
+    return any(
+        (base.__module__, base.__qualname__) == ("aliascope.layers._downsampler", "Downsampler")
+        for base in type(module).__mro__
+    )
 
 
 def _call_name(module: str, function: str) -> str:
@@ -161,6 +198,8 @@ class Trace(Watcher):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.spans: list[Span] = []
+        """Every run of a module, in the order in which they ended."""
         self.held: set[int] = set()
         """Calls whose output outlives the forward: returned, or kept somewhere."""
         self._image_size: Sequence[int] = ()
@@ -177,10 +216,15 @@ class Trace(Watcher):
             self._record(Call("input", "", (), None, (1, 1)), tensors_in(inputs))
             self._image_size = frame.input.shape[2:] if frame.input is not None else ()
         frame.first_call = len(self.calls)
+        positional = inputs[0][:1]
+        if positional and isinstance(positional[0], Tensor):
+            frame.read = self._maker(positional[0])
 
     def end(self, output: Any) -> None:  # noqa: D102
         frame = self.frames[-1]
         super().end(output)
+        if frame.downsampler:
+            self._downsampled(frame, frame.downsampler, output)
         inside = range(frame.first_call, len(self.calls)) if frame.leaf else ()
         samplings = [index for index in inside if self.calls[index].sampling]
         if samplings and frame.input is not None:
@@ -192,6 +236,8 @@ class Trace(Watcher):
             # Scripted functions and custom gradients are out of sight: their module stands in.
             read = [frame.input]
             self._record(Call("", frame.name, self._parents(read), None, self._scale(read)), unseen)
+        made = self._maker(output) if isinstance(output, Tensor) else None
+        self.spans.append(Span(frame.name, frame.first_call, len(self.calls), frame.read, made))
         if not self.frames:
             self.held = set(self._made_by.values())
 
@@ -220,7 +266,31 @@ class Trace(Watcher):
         if sampling and layer and not self._is_another_phase(sampling, parents):
             self._add(layer, [len(self.calls) - 1], step, sampling.input, function)
 
+    def _downsampled(self, frame: Frame, module: nn.Module, output: Any) -> None:
+        """Record one of aliascope's own downsamplers as a single call that samples."""
+        strides: Any = module.strides
+        if frame.input is None or not isinstance(output, Tensor) or max(strides) == 1:
+            return
+        kernel: Any = getattr(module, "kernel", None)
+        taps: Any = getattr(module, "size", 1)
+        size = (taps, taps) if kernel is None else (kernel.shape[2], kernel.shape[3])
+        dense_max = self._reads_dense_max(self._parents([frame.input]))
+        kind: Kind = "max_blur_pool" if dense_max else "blur_pool"
+        shape = (output.shape[1], output.shape[2], output.shape[3])
+        sampling = Sampling(kind, size, strides, frame.input, shape)
+        rows, columns = self._scale([frame.input])
+        scale = (rows * strides[0], columns * strides[1])
+        parents = self._parents([output])
+        self._record(Call("downsample", frame.name, parents, sampling, scale), [output])
+
+    def _maker(self, tensor: Tensor) -> int | None:
+        maker = self._made_by.get(tensor, _CONSTANT)
+        return None if maker == _CONSTANT else maker
+
     def _record(self, call: Call, made: Iterable[Tensor]) -> None:
+        if call.sampling:
+            # A map that the trace itself keeps would count as held.
+            call = call._replace(sampling=call.sampling._replace(input=_BLANK))
         self.calls.append(call)
         for tensor in made:
             self._made_by[tensor] = len(self.calls) - 1
@@ -294,10 +364,14 @@ class Trace(Watcher):
 
     def strided_layers(self) -> list[StridedLayer]:
         """The layers in order of execution, shortcuts marked."""
+        return [layer for _, layer in self.located_layers()]
+
+    def located_layers(self) -> list[tuple[int, StridedLayer]]:
+        """The same, each with the index of the call that samples, the first of several."""
         shortcuts = self._shortcut_calls()
         ordered = sorted(self._layers, key=lambda found: found[0])
         return [
-            replace(layer, order=order, shortcut=bool(shortcuts >> call & 1))
+            (call, replace(layer, order=order, shortcut=bool(shortcuts >> call & 1)))
             for order, (call, layer) in enumerate(ordered)
         ]
 

@@ -1,0 +1,103 @@
+"""The methods: how each one's downsampler is made, and what it promises and costs."""
+
+import inspect
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from aliascope.layers import LAYERS
+
+LOW_PASSES = ("blurpool", "adaptive")
+"""Those that filter at stride 1 as well; the others only exist together with a decimation."""
+
+_EXACT_UNDER = {
+    "blurpool": "circular shifts by multiples of the stride",
+    "ideal": "circular shifts of a band-limited map, sub-pixel ones too",
+    "aps": "circular shifts, where sides divide by the total stride",
+    "lps": "as aps, in eval mode",
+    "wavelet": "circular shifts by multiples of the stride",
+    "adaptive": "circular shifts by multiples of the stride",
+    "tips": "circular shifts by multiples of the stride",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One anti-aliased downsampler."""
+
+    name: str
+    layer: str
+    """Its class in `aliascope.layers`."""
+    paper: str
+    parameters: int
+    """Learned ones of a layer of 64 channels."""
+    exact_under: str
+    """Which shifts of the input only shift the output, with circular padding."""
+    mflops: float
+    """Of one layer on a map of 64 × 56 × 56, a multiply-add being two; sums are not counted."""
+
+
+def available_methods() -> list[Method]:
+    """Every method that `antialias` knows.
+
+    >>> [method.name for method in available_methods() if method.parameters]
+    ['lps', 'adaptive', 'tips']
+    """
+    return [_described(name) for name in LAYERS]
+
+
+def _described(name: str) -> Method:
+    layer = downsampler(name, 64, (2, 2)).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        layer(torch.zeros(1, 64, 56, 56))
+    return Method(
+        name,
+        type(layer).__name__,
+        _source(type(layer)),
+        sum(parameter.numel() for parameter in layer.parameters()),
+        _EXACT_UNDER[name],
+        round(counter.get_total_flops() / 1e6, 2),
+    )
+
+
+def _source(layer: type[nn.Module]) -> str:
+    """The paper, as far as its arXiv number: what the docstring has under "Source:"."""
+    text = (inspect.getdoc(layer) or "").partition("Source:")[2].partition("\n\n")[0]
+    return re.split(r"(?<=\))[,;.]", " ".join(text.split()))[0]
+
+
+def downsampler(
+    method: str,
+    channels: int,
+    stride: tuple[int, int],
+    *,
+    size: int = 3,
+    padding: str = "reflect",
+    phase: tuple[float | int, float | int] = (0, 0),
+) -> nn.Module:
+    """A method's layer. APS and LPS choose their phase themselves.
+
+    What a learned layer starts from does not depend on the random state, nor touch it.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    layer = LAYERS[method]
+    arguments: dict = {"size": size, "padding": padding}
+    if "phase" in inspect.signature(layer).parameters:
+        arguments["phase"] = phase[0] if phase[0] == phase[1] else phase
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return layer(channels, stride[0] if stride[0] == stride[1] else stride, **arguments)
+
+
+def centre(method: str, size: int, stride: int) -> float:
+    """How far behind its phase the middle of a filter lies, in samples."""
+    if method == "tips":
+        return (stride - 1) / 2
+    if method == "wavelet":
+        return 0.5
+    return 0.0 if method == "ideal" or size % 2 else 0.5

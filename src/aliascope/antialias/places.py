@@ -1,0 +1,351 @@
+"""Which operations can be anti-aliased, and where in the network each downsampler goes.
+
+All of it is read off the data flow of one forward; nothing is changed here.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from aliascope.antialias.methods import LOW_PASSES, centre
+from aliascope.antialias.recipe import Recipe
+from aliascope.layers import LAYERS
+from aliascope.records import StridedLayer
+from aliascope.taps import Span, Trace
+
+_NORMS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance_norm", "rms_norm"})
+_ACTIVATIONS = frozenset(
+    {"relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"}
+    | {"hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign", "prelu", "rrelu"}
+    | {"threshold", "clamp", "clamp_min"}
+)
+_ACTIVATION_WORDS = ("relu", "swish", "silu", "elu", "mish", "activation", "sigmoid", "tanh")
+_POINTWISE = frozenset(
+    {"mul", "__mul__", "__rmul__", "add", "__add__", "__radd__", "sub", "__sub__", "__rsub__"}
+    | {"div", "__truediv__", "exp", "log", "pow", "permute", "contiguous", "to", "float", "view"}
+)
+"""What else a module may compute that is an activation or a norm as a whole."""
+_DROPOUTS = frozenset({"dropout", "dropout2d", "feature_dropout", "alpha_dropout"})
+_WEIGHTED = frozenset({"conv2d", "linear"})
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""Modules that take their children for steps of their own: nothing can be attached to them."""
+
+Phase = tuple[float | int, float | int]
+
+
+class Place(NamedTuple):
+    """Where a downsampler goes."""
+
+    side: Literal["before", "after", "instead"]
+    module: str
+
+
+class Step(NamedTuple):
+    """How one operation is anti-aliased."""
+
+    module: str
+    """The operation's."""
+    dense: bool
+    """Whether it then runs at stride 1."""
+    place: Place
+    channels: int
+    stride: tuple[int, int]
+    """Of the downsampler; 1 where it only filters."""
+    phase: Phase
+    note: str
+
+
+class Unconvertible(Exception):  # noqa: N818
+    """Why an operation is left as it is."""
+
+
+class Planner:
+    """Answers for one network and its trace."""
+
+    def __init__(self, model: nn.Module, recorded: Trace, recipe: Recipe) -> None:
+        self.recorded, self.recipe = recorded, recipe
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.located = recorded.located_layers()
+        self.readers: dict[int, list[int]] = defaultdict(list)
+        for index, call in enumerate(recorded.calls):
+            for parent in call.parents:
+                self.readers[parent].append(index)
+
+    def kept(self, at: int, layer: StridedLayer) -> str | None:
+        """Why an operation is left alone although nothing would stop its conversion."""
+        if layer.kind in ("blur_pool", "max_blur_pool"):
+            return "anti-aliased already"
+        if self.recipe.stem == "keep" and layer.stride == layer.cumulative_stride:
+            ancestors = self._ancestors(at)
+            if not any(self.recorded.calls[i].function in _WEIGHTED for i in ancestors):
+                return "the stem, which reads the image"
+        if layer.shortcut and not self.recipe.shortcut:
+            return "a shortcut"
+        return None
+
+    def step(self, at: int, layer: StridedLayer) -> Step:
+        """How to convert an operation.
+
+        Raises:
+            Unconvertible: it cannot be done.
+        """
+        name = layer.name.partition("#")[0]
+        if layer.function:
+            raise Unconvertible(_reason_of_call(layer))
+        module = self.modules[name]
+        runs = self.recorded.counts[name]
+        if isinstance(module, nn.Conv2d):
+            if runs > 1:
+                raise Unconvertible(f"the convolution runs {runs} times in a forward")
+            return self._convolution(at, layer, module)
+        if not isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+            raise Unconvertible(f"{type(module).__name__} is no Conv2d, MaxPool2d or AvgPool2d")
+        if runs > 1:
+            self._check_runs(name, runs)
+        if isinstance(module, nn.MaxPool2d):
+            return self._max_pool(layer, module)
+        return self._average_pool(layer, module)
+
+    def _convolution(self, at: int, layer: StridedLayer, conv: nn.Conv2d) -> Step:
+        stride, name = (conv.stride[0], conv.stride[1]), layer.name
+        channels = layer.input_shape[0], layer.output_shape[0]
+        label = _label(self.recipe.method)
+        if stride == tuple(conv.kernel_size):
+            if self.recipe.method not in LOW_PASSES:
+                methods = " or ".join(LOW_PASSES)
+                raise Unconvertible(
+                    f"its patches do not overlap, so it needs a low-pass at stride 1: {methods}"
+                )
+            place, note = Place("before", name), f"{label} at stride 1 before it"
+            return Step(name, False, place, channels[0], (1, 1), (0, 0), note)
+        if tuple(conv.kernel_size) == (1, 1):
+            if conv.padding not in ((0, 0), 0, "valid"):
+                raise Unconvertible("a 1×1 convolution with padding")
+            place, note = Place("before", name), f"{label} before it, then it at stride 1"
+            return Step(name, True, place, channels[0], stride, (0, 0), note)
+        phase = _phase(conv, layer)
+        place = self._place(self._activated(at, name))
+        note = f"conv at stride 1, then {label} {place.side} {place.module}"
+        return Step(name, True, place, channels[1], stride, phase, note)
+
+    def _max_pool(self, layer: StridedLayer, pool: nn.MaxPool2d) -> Step:
+        if pool.return_indices:
+            raise Unconvertible("it returns indices, which belong to its stride")
+        name, plain = layer.name.partition("#")[0], type(pool).forward is nn.MaxPool2d.forward
+        if pool.ceil_mode and not plain:
+            raise Unconvertible(f"{type(pool).__name__} with ceil_mode")
+        phase = _phase(pool, layer)
+        note = f"max at stride 1, then {_label(self.recipe.method)} after {name}"
+        channels, place = layer.output_shape[0], Place("after", name)
+        return Step(name, True, place, channels, _whole(layer.stride), phase, note)
+
+    def _average_pool(self, layer: StridedLayer, pool: nn.AvgPool2d) -> Step:
+        if pool.divisor_override is not None:
+            raise Unconvertible("its divisor is overridden, so that it is no average")
+        plain = type(pool).forward is nn.AvgPool2d.forward
+        if not plain and not _pads_as_tensorflow(pool):
+            raise Unconvertible(f"{type(pool).__name__} has a forward of its own")
+        sides = layer.input_shape[1:], layer.output_shape[1:]
+        stride = _whole(layer.stride)
+        if any(made > -(-side // step) for side, made, step in zip(*sides, stride, strict=True)):
+            raise Unconvertible("its padding adds samples that its map does not have")
+        name = layer.name.partition("#")[0]
+        firsts = _pair(pool.padding)
+        if not plain:
+            firsts = _same_padding(layer.kernel, stride, (1, 1), sides[0])
+        middles = (
+            (kernel - 1) / 2 - first for kernel, first in zip(layer.kernel, firsts, strict=True)
+        )
+        rows, columns = (
+            _aimed(self.recipe, middle, step) for middle, step in zip(middles, stride, strict=True)
+        )
+        note = f"{_label(self.recipe.method)} in its place"
+        place = Place("instead", name)
+        return Step(name, False, place, layer.input_shape[0], stride, (rows, columns), note)
+
+    def _check_runs(self, name: str, runs: int) -> None:
+        """A pool that several stages share is converted where that suits all of them."""
+        of_it = [entry for entry in self.located if entry[1].name.partition("#")[0] == name]
+        if len(of_it) < runs:
+            raise Unconvertible(f"it runs {runs} times and does not always downsample")
+        if any(self.kept(*entry) for entry in of_it):
+            raise Unconvertible(f"it runs {runs} times, and one of them is to be kept")
+        parities = defaultdict(set)
+        for _, layer in of_it:
+            phase = _phase(self.modules[name], layer)
+            parities[layer.output_shape[0]].add(phase)
+        if any(len(phases) > 1 for phases in parities.values()):
+            raise Unconvertible(f"it runs {runs} times and needs different phases")
+
+    def _activated(self, at: int, name: str) -> int:
+        """The call that ends conv → norm → activation, along readers that read alone."""
+        end = next(s.output for s in self.recorded.spans if s.module == name)
+        end = at if end is None else end
+        for functions, words in ((_NORMS, ("norm",)), (_ACTIVATIONS, _ACTIVATION_WORDS)):
+            end = self._past_dropout(end)
+            following = self._follower(end, functions, words)
+            end = end if following is None else following
+        return end
+
+    def _past_dropout(self, end: int) -> int:
+        readers = self.readers[end]
+        alone = len(readers) == 1 and end not in self.recorded.held
+        if alone and self.recorded.calls[readers[0]].function in _DROPOUTS:
+            return readers[0]
+        return end
+
+    def _follower(self, end: int, functions: frozenset[str], words: tuple[str, ...]) -> int | None:
+        """The end of the norm, or of the activation, that alone reads a call's output."""
+        readers, calls = self.readers[end], self.recorded.calls
+        if not readers or end in self.recorded.held:
+            return None
+        for span in self._spans_reading(end, readers):
+            inside = {calls[i].function.rstrip("_") for i in range(span.first, span.stop)}
+            title = type(self.modules[span.module]).__name__.lower()
+            called = any(word in title for word in words)
+            composed = inside & functions and not inside - functions - _POINTWISE - _ACTIVATIONS
+            childless = not next(self.modules[span.module].children(), None)
+            if span.output is not None and childless and (called or composed):
+                return span.output
+        if len(readers) == 1 and calls[readers[0]].function.rstrip("_") in functions:
+            return readers[0]
+        return None
+
+    def _spans_reading(self, end: int, readers: list[int]) -> Iterator[Span]:
+        """Modules that were passed a call's output and hold all that read it, innermost first."""
+        spans = (span for span in self.recorded.spans if span.input == end and span.module)
+        for span in spans:
+            if all(span.first <= reader < span.stop for reader in readers):
+                yield span
+
+    def _place(self, end: int) -> Place:
+        """After the module that made a call's output, or before the one that alone reads it."""
+        readers = self.readers[end]
+        for span in self.recorded.spans:
+            made = span.output == end and span.first <= end < span.stop
+            read_inside = any(reader < span.stop for reader in readers)
+            if made and not read_inside and self._takes(span.module):
+                return Place("after", span.module)
+        if end not in self.recorded.held and readers:
+            for span in self._spans_reading(end, readers):
+                if self._takes(span.module):
+                    return Place("before", span.module)
+        call = self.recorded.calls[end]
+        raise Unconvertible(
+            f"no module of its own ends with {call.function} in {call.module or 'the model'}, and "
+            f"{len(readers)} operations read that: give it a module that is called once"
+        )
+
+    def _takes(self, name: str) -> bool:
+        module = self.modules[name]
+        once = self.recorded.counts[name] == 1
+        return name != "" and once and not isinstance(module, _CONTAINERS)
+
+    def _ancestors(self, at: int) -> set[int]:
+        found, waiting = set(), list(self.recorded.calls[at].parents)
+        while waiting:
+            if (call := waiting.pop()) not in found:
+                found.add(call)
+                waiting += self.recorded.calls[call].parents
+        return found
+
+
+def _reason_of_call(layer: StridedLayer) -> str:
+    if layer.kind in ("conv", "patch_embed", "max_pool", "avg_pool"):
+        return f"a bare call of {layer.function}: make it a module"
+    if layer.kind == "slice":
+        return "a strided slice, with no operation before it that could be anti-aliased"
+    return f"{layer.function} resamples by no fixed stride"
+
+
+def _label(method: str) -> str:
+    return LAYERS[method].__name__
+
+
+# Which sample of each cell of its dense response an operation takes.
+
+
+def _phase(module: Any, layer: StridedLayer) -> tuple[int, int]:
+    """Where in its response at stride 1 an operation finds its first sample.
+
+    With explicit padding the windows at stride s are those at stride 1, every s-th of them from
+    the first: 0. A module that pads by its stride, "same" as TensorFlow has it, puts ⌊p/2⌋ of its
+    p samples of padding first, and p depends on the stride. What any other subclass does is tried.
+    """
+    plain = (nn.Conv2d.forward, nn.MaxPool2d.forward, nn.AvgPool2d.forward)
+    stride = _whole(layer.stride)
+    if type(module).forward in plain:
+        return 0, 0
+    if _pads_as_tensorflow(module):
+        dilation = _pair(getattr(module, "dilation", 1))
+        shape = layer.input_shape[1:]
+        dense = _same_padding(layer.kernel, (1, 1), dilation, shape)
+        strided = _same_padding(layer.kernel, stride, dilation, shape)
+        rows, columns = ((a - b) % step for a, b, step in zip(dense, strided, stride, strict=True))
+        return rows, columns
+    return _found_phase(module, layer, stride)
+
+
+def _pads_as_tensorflow(module: nn.Module) -> bool:
+    known = {"Conv2dSame": "conv2d_same", "MaxPool2dSame": "pool2d_same"}
+    known |= {"AvgPool2dSame": "pool2d_same"}
+    file = known.get(type(module).__name__)
+    return type(module).__module__ == f"timm.layers.{file}"
+
+
+def _same_padding(
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    shape: tuple[int, int],
+) -> tuple[int, int]:
+    """Samples of padding before the first row and the first column."""
+    rows, columns = (
+        max((-(-side // step) - 1) * step + spread * (taps - 1) + 1 - side, 0) // 2
+        for taps, step, spread, side in zip(kernel, stride, dilation, shape, strict=True)
+    )
+    return rows, columns
+
+
+def _found_phase(module: Any, layer: StridedLayer, stride: tuple[int, int]) -> tuple[int, int]:
+    """By trial, on noise."""
+    weight = next(module.parameters(), torch.zeros(()))
+    x = torch.randn(1, *layer.input_shape, generator=torch.Generator().manual_seed(0)).to(weight)
+    kept = module.stride
+    with torch.no_grad():
+        try:
+            wanted = module(x)
+            module.stride = (1, 1)
+            dense = module(x)
+        finally:
+            module.stride = kept
+    (s_h, s_w), (rows, columns) = stride, wanted.shape[2:]
+    for top in range(s_h):
+        for left in range(s_w):
+            found = dense[:, :, top::s_h, left::s_w]
+            if found.shape == wanted.shape and torch.allclose(found, wanted, 1e-3, 1e-4):
+                return top, left
+    raise Unconvertible(
+        f"{type(module).__name__} at stride 1 does not hold the {rows} × {columns} samples that "
+        "it yields at its own stride"
+    )
+
+
+def _aimed(recipe: Recipe, middle: float, stride: int) -> float | int:
+    """The phase that puts the middle of the filter where the window's middle is, or before it."""
+    phase = middle - centre(recipe.method, recipe.size, stride)
+    if recipe.method == "ideal":
+        return min(max(phase, 0), stride - 1)
+    return min(max(math.ceil(phase - 0.5), 0), stride - 1)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _whole(stride: tuple[float, float]) -> tuple[int, int]:
+    return int(stride[0]), int(stride[1])

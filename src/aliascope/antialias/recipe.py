@@ -1,0 +1,75 @@
+"""What a conversion was asked to do, as arguments and as the end of a model spec."""
+
+from dataclasses import dataclass, fields
+
+from aliascope.antialias.methods import downsampler
+from aliascope.errors import ModelError
+from aliascope.layers import LAYERS
+
+STEMS = ("keep", "convert")
+PADDINGS = ("reflect", "zeros", "replicate", "circular")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The arguments of `antialias`, checked.
+
+    As text: METHOD[:SIZE] and, where they differ from the defaults, `stem` (convert it too),
+    `no-shortcut` (leave shortcuts alone), `partial` (convert what can be) and the padding.
+
+    >>> str(Recipe("aps", stem="convert", padding="circular"))
+    'aps:3:stem:circular'
+    >>> Recipe.parse("blurpool:2") == Recipe("blurpool", size=2)
+    True
+    """
+
+    method: str = "blurpool"
+    size: int = 3
+    stem: str = "keep"
+    shortcut: bool = True
+    partial: bool = False
+    padding: str = "reflect"
+
+    def __post_init__(self) -> None:
+        if self.method not in LAYERS:
+            raise ModelError(f"unknown method {self.method!r}; choose from {', '.join(LAYERS)}")
+        if self.stem not in STEMS:
+            raise ModelError(f"stem must be {' or '.join(STEMS)}, got {self.stem!r}")
+        if not 1 <= self.size <= 7:  # of the methods with a filter of their own, too: one rule
+            raise ModelError(f"{self.method} takes 1 to 7 taps, got {self.size}")
+        try:
+            downsampler(self.method, 1, (2, 2), size=self.size, padding=self.padding)
+        except ValueError as error:
+            raise ModelError(f"{self.method}: {error}") from error
+
+    @classmethod
+    def parse(cls, text: str) -> "Recipe":
+        """Read what `str` writes; options in any order.
+
+        Raises:
+            ModelError: an unknown method or option.
+        """
+        method, *options = text.split(":")
+        known = {"stem": ("stem", "convert"), "no-shortcut": ("shortcut", False)}
+        known |= {"partial": ("partial", True)} | {name: ("padding", name) for name in PADDINGS}
+        arguments: dict = {}
+        for option in options:
+            name, value = known.get(option, ("size", option))
+            if name == "size":
+                if not option.isdecimal():
+                    raise ModelError(
+                        f"@{text}: the size must be a whole number of taps, as in @{method}:3; "
+                        f"the other options are {', '.join(known)}"
+                    )
+                value = int(option)
+            arguments[name] = value
+        return cls(method, **arguments)
+
+    def __str__(self) -> str:
+        words = [self.method, str(self.size)]
+        words += ["stem"] * (self.stem == "convert") + ["no-shortcut"] * (not self.shortcut)
+        words += ["partial"] * self.partial + [self.padding] * (self.padding != "reflect")
+        return ":".join(words)
+
+
+ARGUMENTS = tuple(field.name for field in fields(Recipe))

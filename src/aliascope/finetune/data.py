@@ -1,0 +1,205 @@
+"""Pictures for training: kept small in memory, cut at random; which ones, the step decides."""
+
+import math
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from aliascope.errors import ImageError
+from aliascope.images import Entry, Loaded, in_threads, loaded_ahead
+from aliascope.preprocessing import Preprocessing
+
+_LOG_RATIO = math.log(4 / 3)
+"""Largest for the sides of a crop, as everywhere since Inception."""
+
+_SPLIT, _ORDER, _VIEW = 1, 2, 3
+"""What a random number is for; each use has a stream of its own."""
+
+
+class Photos:
+    """Pictures by their number, decoded when first asked for and kept as 8-bit values.
+
+    Args:
+        entries: all of them, none decoded.
+        short_side: longer short sides are shrunk to it before a picture is kept.
+        cache_bytes: what may be kept; the rest is decoded again each time, to the same pixels.
+    """
+
+    def __init__(self, entries: Sequence[Entry], short_side: int, cache_bytes: int | float) -> None:
+        self.entries = entries
+        self.unreadable: dict[str, str] = {}
+        """Id → reason."""
+        self._short_side = short_side
+        self._left = cache_bytes
+        self._kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "3 height width"] | None:
+        """The picture, or None if it cannot be read. Safe to call in a thread."""
+        if index in self._kept:
+            return self._kept[index]
+        try:
+            decoded, _ = self.entries[index].load()
+        except ImageError as error:
+            self.unreadable[self.entries[index].id] = str(error)
+            return None
+        pixels = _shrunk((decoded * 255).round().byte(), self._short_side)
+        if self._left >= pixels.numel():
+            self._left -= pixels.numel()
+            self._kept[index] = pixels
+        return pixels
+
+
+class Cut(NamedTuple):
+    """How a training view is cut out of a picture."""
+
+    size: tuple[int, int]
+    """Rows, columns of the view."""
+    scale: tuple[float, float]
+    """Smallest and largest share of the picture's area."""
+    flip: bool
+    interpolation: str
+
+
+def order(count: int, seed: int, step: int, batch_size: int) -> list[int]:
+    """The pictures of one step: every epoch is a permutation of all, batches straddle epochs.
+
+    >>> sorted(order(4, 0, 0, 2) + order(4, 0, 1, 2))
+    [0, 1, 2, 3]
+    """
+    places = range(step * batch_size, (step + 1) * batch_size)
+    epochs = {place // count for place in places}
+    shuffled = {epoch: _random(_ORDER, seed, epoch).permutation(count) for epoch in epochs}
+    return [int(shuffled[place // count][place % count]) for place in places]
+
+
+def views(
+    photos: Photos,
+    cut: Cut,
+    steps: range,
+    *,
+    seed: int,
+    batch_size: int,
+    threads: int | None = None,
+) -> Generator[Float[Tensor, "batch 3 height width"], None, None]:
+    """A batch of views for each step, made in threads two batches ahead.
+
+    A view is a function of (seed, step, place in the batch), of nothing else.
+
+    Raises:
+        ImageError: none of the pictures of a batch can be read.
+    """
+    places = (
+        (step, place, index)
+        for step in steps
+        for place, index in enumerate(order(len(photos), seed, step, batch_size))
+    )
+
+    def make(item: tuple[int, int, int]) -> Tensor | None:
+        *moment, index = item
+        pixels = photos[index]
+        return None if pixels is None else view(pixels, cut, _random(_VIEW, seed, *moment))
+
+    made = in_threads(make, places, ahead=2 * batch_size, threads=threads)
+    while batch := list(islice(made, batch_size)):
+        readable = [one for one in batch if one is not None]
+        if not readable:
+            name, reason = next(iter(photos.unreadable.items()))
+            raise ImageError(f"no image of a whole batch can be read; {name}: {reason}")
+        yield torch.stack(readable)
+
+
+def view(
+    pixels: UInt8[Tensor, "3 height width"], cut: Cut, rng: np.random.Generator
+) -> Float[Tensor, "3 rows columns"]:
+    """A random crop, resized with antialiasing, mirrored every second time; values in [0, 1]."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional
+
+    top, left, height, width = box(pixels.shape[1], pixels.shape[2], cut.scale, rng)
+    crop = pixels[:, top : top + height, left : left + width]
+    mode = InterpolationMode(cut.interpolation)
+    resized = functional.resize(crop, list(cut.size), interpolation=mode, antialias=True)
+    mirrored = cut.flip and rng.random() < 0.5
+    return (resized.flip(-1) if mirrored else resized).float() / 255
+
+
+def box(
+    height: int, width: int, scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop of random area and shape.
+
+    Source: Szegedy et al. 2015, Going Deeper with Convolutions (arXiv 1409.4842), section 6.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(scale[0], scale[1])
+        ratio = math.exp(rng.uniform(-_LOG_RATIO, _LOG_RATIO))
+        columns, rows = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < rows <= height and 0 < columns <= width:
+            break
+    else:
+        rows = columns = min(height, width)
+    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
+    return int(top), int(left), rows, columns
+
+
+def split(entries: Sequence[Entry], held_out: int, seed: int) -> tuple[list[Entry], list[Entry]]:
+    """Training and held-out pictures; crops of one photograph stay together.
+
+    Raises:
+        ImageError: nothing would be left to train on.
+    """
+    groups = sorted({entry.group for entry in entries})
+    sizes = Counter(entry.group for entry in entries)
+    chosen: set[str] = set()
+    for place in _random(_SPLIT, seed).permutation(len(groups)):
+        if sum(sizes[group] for group in chosen) >= held_out:
+            break
+        chosen.add(groups[place])
+    training = [entry for entry in entries if entry.group not in chosen]
+    if not training:
+        raise ImageError(
+            f"holding out {held_out} of {len(entries)} images leaves none to train on; "
+            "give more images, or a smaller holdout"
+        )
+    return training, [entry for entry in entries if entry.group in chosen]
+
+
+def readable_batches(
+    entries: Iterable[Entry], preprocessing: Preprocessing, batch_size: int
+) -> Iterator[tuple[list[Loaded], Float[Tensor, "batch chan height width"]]]:
+    """Preprocessed pictures in [0, 1], decoded ahead; those that cannot be read are left out.
+
+    Raises:
+        ImageError: none can be read.
+    """
+    reason, some = "it yielded none", False
+    decoded = loaded_ahead(entries, preprocessing)
+    while batch := list(islice(decoded, batch_size)):
+        pixels = [item.pixels for item in batch if item.pixels is not None]
+        reason = next((item.note for item in batch if item.pixels is None), reason)
+        if pixels:
+            some = True
+            yield [item for item in batch if item.pixels is not None], torch.stack(pixels)
+    if not some:
+        raise ImageError(f"no image of the source can be used: {reason}")
+
+
+def _random(use: int, *moment: int) -> np.random.Generator:
+    return np.random.default_rng((use, *moment))
+
+
+def _shrunk(pixels: Tensor, short_side: int) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
+    if min(pixels.shape[1:]) <= short_side:
+        return pixels
+    return functional.resize(pixels, [short_side], antialias=True).contiguous()

@@ -1,0 +1,78 @@
+"""The figures of a network on the held-out pictures, by the instrument that `measure` uses."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from aliascope.finetune.data import readable_batches
+from aliascope.images import Entry
+from aliascope.instrument import Precision, measure_batch, prepare
+from aliascope.models import load_model
+from aliascope.preprocessing import Preprocessing
+
+METRICS = {
+    "correct": "top-1",
+    "teacher_agreement": "as the teacher",
+    "sis": "SIS",
+    "agreement": "agreement",
+    "logit_instability": "logit instability",
+    "confidence": "confidence",
+    "avr_box": "AVR box band",
+}
+"""Columns of the history, each with its heading."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Pictures that are never trained on."""
+
+    entries: Sequence[Entry]
+    classes: int | None
+    """Of the source; labels count where they number the model's own classes."""
+    preprocessing: Preprocessing
+    precision: Precision
+    device: torch.device
+
+    def judge(
+        self, model: nn.Module, teacher: Int[Tensor, " n"] | None = None
+    ) -> tuple[dict[str, float | None], Int[Tensor, " n"]]:
+        """Means over the pictures, None where undefined, and the predictions.
+
+        Args:
+            model: on any device; left as it is.
+            teacher: the teacher's predictions, to compare with.
+        """
+        loaded = load_model(copy.deepcopy(model).cpu())
+        instrument = prepare(
+            loaded,
+            preprocess=self.preprocessing,
+            precision=self.precision,
+            device=str(self.device),
+        )
+        columns: dict[str, list[Tensor]] = {}
+        labels: list[int | None] = []
+        size = 4 if self.device.type == "cpu" else 32  # each seen in five views
+        for items, pixels in readable_batches(self.entries, self.preprocessing, size):
+            images, layers = measure_batch(instrument, pixels)
+            for name, column in (images | layers).items():
+                columns.setdefault(name, []).append(column)
+            labels += [item.entry.label for item in items]
+        every = {name: torch.cat(parts) for name, parts in columns.items()}
+        means = {name: _mean(every[name]) for name in METRICS if name in every}
+        predictions = every["prediction"]
+        known = [i for i, label in enumerate(labels) if label is not None]
+        if known and self.classes == instrument.classes:
+            truth = torch.tensor([labels[i] for i in known])
+            means["correct"] = _mean((predictions[known] == truth).float())
+        if teacher is not None:
+            means["teacher_agreement"] = _mean((predictions == teacher).float())
+        return {name: means.get(name) for name in METRICS}, predictions
+
+
+def _mean(column: Tensor) -> float | None:
+    defined = column[column.isfinite()]
+    return defined.double().mean().item() if len(defined) else None

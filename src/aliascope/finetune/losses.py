@@ -1,0 +1,208 @@
+"""What fine-tuning minimises: distance to the teacher, to the shifted self, and aliasing."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from aliascope.errors import ModelError
+from aliascope.finetune.settings import Settings
+from aliascope.preprocessing import Preprocessing
+from aliascope.records import StridedLayer
+from aliascope.shifts import ONE_PIXEL
+from aliascope.spectra import alias_violation_ratio
+from aliascope.stability import logits_of
+from aliascope.taps import evaluating, tap
+
+_SHIFTED_SHARE = 4
+"""Every fourth image is seen shifted, too: as unbiased as all, at a quarter of the price."""
+
+
+def distillation(
+    student: Float[Tensor, "batch classes"],
+    teacher: Float[Tensor, "batch classes"],
+    temperature: int | float = 1.0,
+) -> Float[Tensor, ""]:
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch, in nats.
+
+    Source: Hinton et al. 2015 (arXiv 1503.02531), section 2.
+
+    >>> distillation(torch.ones(1, 4), torch.ones(1, 4)).item()
+    0.0
+    """
+    log_p, log_q = ((z.float() / temperature).log_softmax(-1) for z in (teacher, student))
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def feature_distance(
+    student: Float[Tensor, "batch chan"], teacher: Float[Tensor, "batch chan"]
+) -> Float[Tensor, ""]:
+    """Mean squared distance of features scaled to unit length: 2 · (1 − cos), in [0, 4]."""
+    difference = F.normalize(student.float()) - F.normalize(teacher.float())
+    return difference.square().sum(-1).mean()
+
+
+def mean_alias_ratio(x: Float[Tensor, "batch chan h w"], layer: StridedLayer) -> Float[Tensor, ""]:
+    """Box AVR of a map at a layer, mean over the images that have energy there."""
+    ratios = alias_violation_ratio(x, layer.stride, band="box")
+    defined = ratios.detach().isfinite()
+    if not defined.all():  # 0 / 0 has no gradient, not even a masked one
+        x = x[defined]
+        ratios = alias_violation_ratio(x, layer.stride, band="box")
+    return ratios.mean() if len(ratios) else x.sum()
+
+
+def penalised(layers: Sequence[StridedLayer], chosen: Sequence[str] | None) -> list[StridedLayer]:
+    """The layers whose aliasing training can lower: those chosen, or all that no image feeds.
+
+    Raises:
+        ModelError: there is none, or none of a chosen name.
+    """
+    known = {layer.name: layer for layer in layers}
+    if chosen is None:
+        found = [layer for layer in layers if layer.stride != layer.cumulative_stride]
+        if not found:
+            raise ModelError("alias_penalty needs a layer that downsamples behind the first one")
+        return found
+    for name in chosen:
+        if name not in known:
+            raise ModelError(f"alias_layers has {name!r}; choose from {', '.join(known)}")
+    return [known[name] for name in chosen]
+
+
+def classifier(model: nn.Module, example: Float[Tensor, "batch chan h w"]) -> str:
+    """Name of the linear layer that runs last; its input is the pooled features.
+
+    Raises:
+        ModelError: there is none.
+    """
+    ran: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        with evaluating(model):
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not ran:
+        raise ModelError("feature_weight needs a model that ends in a linear layer; leave it at 0")
+    return ran[-1]
+
+
+@dataclass
+class Pass:
+    """What one forward yielded."""
+
+    logits: Tensor
+    features: Tensor | None = None
+    ratios: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A network, and what is to be read from it while it runs."""
+
+    module: nn.Module
+    autocast: torch.dtype | None
+    head: str | None = None
+    layers: Sequence[StridedLayer] = ()
+
+    def __call__(self, x: Float[Tensor, "batch chan h w"]) -> Pass:
+        """One forward."""
+        dtype, features, ratios = self.autocast, [], {}
+        with ExitStack() as held:
+            if self.layers:
+                reading = tap(self.module, self.layers, read=_read_ratio)
+                ratios = held.enter_context(reading).inputs
+            if self.head is not None:
+                held.enter_context(_input_of(self.module.get_submodule(self.head), features.append))
+            held.enter_context(torch.autocast(x.device.type, dtype, enabled=dtype is not None))
+            logits = logits_of(self.module(x))
+        return Pass(logits.float(), *features[-1:], ratios=list(ratios.values()))
+
+
+class Objective:
+    """The loss of one batch of views, in parts."""
+
+    def __init__(
+        self, student: Runner, teacher: Runner, settings: Settings, preprocessing: Preprocessing
+    ) -> None:
+        self._student = student
+        self._teacher = teacher
+        self._recipe = settings
+        self._preprocessing = preprocessing
+        self.margin = 1 if settings.consistency else 0
+        """Pixels that views must have on each side beyond what the network takes."""
+        self.weights = {
+            "distillation": 1.0,
+            "features": settings.feature_weight,
+            "consistency": settings.consistency,
+            "aliasing": settings.alias_penalty,
+        }
+
+    def __call__(
+        self, views: Float[Tensor, "batch chan h w"], step: int
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Every part that has a weight, not yet weighted.
+
+        Raises:
+            ModelError: student and teacher do not know the same classes.
+        """
+        settings = self._recipe
+        x = _window(views, 0, 0, self.margin)
+        count = len(x)
+        both = x
+        if settings.consistency:
+            shift = ONE_PIXEL[step % len(ONE_PIXEL)]
+            moved = _window(views[: -(-count // _SHIFTED_SHARE)], shift.rows, shift.columns, 1)
+            both = torch.cat([x, moved])
+        both = self._preprocessing.normalise(both).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            target = self._teacher(both[:count])
+        output = self._student(both)
+        if output.logits.shape[1:] != target.logits.shape[1:]:
+            raise ModelError(
+                f"the teacher knows {target.logits.shape[1]} classes and the model "
+                f"{output.logits.shape[1]}: give a teacher with the same outputs"
+            )
+        z, shifted = output.logits[:count], output.logits[count:]
+        parts = {"distillation": distillation(z, target.logits, settings.temperature)}
+        if output.features is not None and target.features is not None:
+            parts["features"] = feature_distance(output.features[:count], target.features)
+        if settings.consistency:
+            parts["consistency"] = distillation(shifted, z[: len(shifted)].detach())
+        if settings.alias_penalty:
+            parts["aliasing"] = torch.stack(output.ratios).mean()
+        return parts
+
+    def total(self, parts: dict[str, Tensor]) -> Tensor:
+        """The weighted sum."""
+        return torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
+
+
+def _window(views: Tensor, rows: int, columns: int, margin: int) -> Tensor:
+    """The views without their margin, seen after the picture moved by so many pixels."""
+    height, width = (side - 2 * margin for side in views.shape[-2:])
+    top, left = margin - rows, margin - columns
+    return views[..., top : top + height, left : left + width]
+
+
+def _read_ratio(layer: StridedLayer, x: Tensor) -> Tensor:
+    return mean_alias_ratio(x, layer)
+
+
+@contextmanager
+def _input_of(module: nn.Module, read: Callable[[Tensor], None]) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(lambda _, inputs: read(inputs[0].flatten(1)))
+    try:
+        yield
+    finally:
+        handle.remove()

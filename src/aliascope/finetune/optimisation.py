@@ -1,0 +1,58 @@
+"""How fast weights move, which of them decay, and their average over the steps."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from aliascope.finetune.settings import Settings
+
+
+def rate_at(step: int, settings: Settings) -> float:
+    """The rate of one step, counted from 0: a straight rise, then half a cosine down to 0.
+
+    peak · (step + 1) / warmup, then peak · (1 + cos(π (step − warmup) / (steps − warmup))) / 2
+    """
+    if step < settings.warmup:
+        return settings.learning_rate * (step + 1) / settings.warmup
+    progress = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
+    return settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def optimiser(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """AdamW; norms, biases and other vectors do not decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decaying = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
+    groups = [
+        {"params": decaying, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate)
+
+
+class Average:
+    """The exponential moving average of a model's weights and statistics.
+
+    a ← d a + (1 − d) w with d = min(decay, (1 + t) / (10 + t)) after step t = 1, 2, …: a short run
+    would else end near the weights that it began with.
+    """
+
+    def __init__(self, model: nn.Module, decay: int | float) -> None:
+        self.module = copy.deepcopy(model).eval()
+        self._decay = decay
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        own, theirs = self.module.state_dict(), model.state_dict()
+        for name, tensor in own.items():
+            self._pairs.append((tensor, theirs[name]))
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the model's weights after that many steps."""
+        weight = 1 - min(self._decay, (1 + step) / (10 + step))
+        for average, current in self._pairs:
+            if average.is_floating_point():
+                average.lerp_(current, weight)
+            else:
+                average.copy_(current)

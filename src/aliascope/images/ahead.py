@@ -1,0 +1,74 @@
+"""Pictures made ready in threads, ahead of the network that is waiting for them."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from aliascope.errors import ImageError
+from aliascope.images.source import Entry
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Loaded(NamedTuple):
+    """One picture, decoded and transformed, or not readable."""
+
+    entry: Entry
+    pixels: Tensor | None
+    note: str
+    """What was converted, or why there are no pixels."""
+
+
+def loaded_ahead(
+    entries: Iterable[Entry], transform: Callable[[Tensor], Tensor]
+) -> Iterator[Loaded]:
+    """Decode and transform pictures in threads, in order, a bounded number ahead."""
+
+    def load(entry: Entry) -> Loaded:
+        try:
+            pixels, note = entry.load()
+        except ImageError as error:
+            return Loaded(entry, None, str(error))
+        return Loaded(entry, transform(pixels), note)
+
+    yield from in_threads(load, entries)
+
+
+def in_threads(
+    function: Callable[[T], R], items: Iterable[T], *, ahead: int = 32, threads: int | None = None
+) -> Iterator[R]:
+    """Apply a function in threads and yield its results in order.
+
+    Args:
+        function: called with one item at a time; what it raises is raised at its turn.
+        items: taken as they are needed.
+        ahead: at most so many are under way or waiting to be taken.
+        threads: 8 or as many as there are cores, whichever is less, by default.
+
+    >>> list(in_threads(abs, [-3, -2, -1]))
+    [3, 2, 1]
+    """
+    # A thread takes the latest number set by any of them with its first parallel operation, or when
+    # it asks: unasked, the caller would go on with the one thread of its workers.
+    own_threads = torch.get_num_threads()
+    # One torch thread in each worker: the cores belong to the forward pass.
+    workers = ThreadPoolExecutor(
+        threads or min(8, os.cpu_count() or 1), initializer=lambda: torch.set_num_threads(1)
+    )
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(workers.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        workers.shutdown(cancel_futures=True)
+        torch.set_num_threads(own_threads)

@@ -1,0 +1,126 @@
+"""Files of weights, and what aliascope writes into its own: how to build the network again.
+
+A file of aliascope's is safetensors whose metadata hold one JSON object under "aliascope": format,
+base (the spec of the network before it was converted), recipes (the arguments of each `antialias`,
+in order), weights_digest (of the base's weights, before conversion) and version.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from aliascope.antialias import Recipe
+from aliascope.errors import ModelError, RunError
+from aliascope.store import write_file
+
+SUFFIX = ".safetensors"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the weights in a file of aliascope's come from."""
+
+    base: str
+    """Spec of the network before any conversion."""
+    recipes: tuple[Recipe, ...]
+    weights_digest: str
+    """Of the base's weights."""
+    version: str
+    """Of the aliascope that wrote it."""
+
+
+def write_weights(path: Path, module: nn.Module, provenance: Provenance) -> None:
+    """Write a network's state_dict, whole or not at all.
+
+    Raises:
+        ModelError: the name has another ending, or the file cannot be written.
+    """
+    if path.suffix != SUFFIX:
+        raise ModelError(f"weights are written as safetensors: {path} must end in {SUFFIX}")
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in module.state_dict().items()
+    }
+    record = json.dumps({"format": _FORMAT, **asdict(provenance)})
+    try:
+        write_file(path, save(state, {"format": "pt", "aliascope": record}))
+    except RunError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error.__cause__
+        raise ModelError(
+            f"{path} cannot be written ({reason}): mend that or choose another --out"
+        ) from error
+
+
+def provenance_of(path: Path) -> Provenance:
+    """What aliascope wrote into a file.
+
+    Raises:
+        ModelError: no such file, no safetensors, none that aliascope wrote, or one that a newer
+            aliascope wrote.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("aliascope")
+    except FileNotFoundError as error:
+        raise ModelError(f"no such model: {path} does not exist") from error
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read {path} as safetensors ({error})") from error
+    if text is None:
+        raise ModelError(
+            f"{path} has no aliascope metadata: name the base model, and give the file with "
+            "--weights"
+        )
+    try:
+        record = json.loads(text)
+        version = record.pop("format")
+        if version <= _FORMAT:
+            recipes = tuple(Recipe(**recipe) for recipe in record.pop("recipes"))
+            texts = {name: str(record[name]) for name in ("base", "weights_digest", "version")}
+            return Provenance(recipes=recipes, **texts)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ModelError(f"cannot read the aliascope metadata of {path} ({error!r})") from error
+    raise ModelError(f"{path} has format {version}, newer than {_FORMAT}: upgrade aliascope")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state_dict, from safetensors or from what `torch.save` wrote; no code in it is run.
+
+    Raises:
+        ModelError: there is no such file, or it holds no state_dict.
+    """
+    try:
+        if path.suffix == SUFFIX:
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        for key in ("state_dict", "model"):
+            state = state.get(key, state)
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"no such weights: {path}; give an existing file, pretrained or random"
+        ) from error
+    except Exception as error:  # whatever hostile bytes make a reader raise
+        raise ModelError(
+            f"cannot read weights from {path}: a state_dict saved with torch.save or safetensors "
+            f"was expected ({type(error).__name__})"
+        ) from error
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Put all of a state_dict into a network.
+
+    Raises:
+        ModelError: it does not fit.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"the weights in {path} do not fit the model: {reason}") from error

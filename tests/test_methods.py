@@ -1,0 +1,185 @@
+"""The comparison of methods: a control that changes nothing, and oracles for what is its own."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from aliascope import ModelError
+from aliascope.figures.methods_front import draw, pareto
+from aliascope.layers import BlurPool
+from aliascope.methods import compare_methods, dense_response
+from aliascope.models import load_model
+from aliascope.taps import strided_layers
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("methods") / "pictures"
+    path.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        coarse = rng.integers(0, 256, (40 + 20 * i, 40 + 20 * i, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((256, 256)).save(path / f"{i}.png")
+    path.with_name("pictures.csv").write_text(
+        "file,label\n" + "\n".join(f"{i}.png,{i % 4}" for i in range(8))
+    )
+    return path
+
+
+def network():
+    torch.manual_seed(0)
+    layers = []
+    for channels, out in ((3, 4), (4, 8), (8, 8)):
+        conv = nn.Conv2d(channels, out, 3, 2, 1, bias=False)
+        layers += [conv, nn.BatchNorm2d(out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+METHODS = ("blurpool:1", "blurpool:3", "aps:1", "nonsense", "blurpool:9")
+
+
+@pytest.fixture(scope="module")
+def found(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("methods-out")
+    options = {"methods": METHODS, "recalibrate_on": folder, "latency_seconds": 0, "device": "cpu"}
+    found = compare_methods(network(), folder, out=out, **options)
+    return found, out, options
+
+
+def rows(found):
+    return found.table.set_index(["method", "stage"])
+
+
+def test_plain_decimation_is_the_network_itself(found):
+    table = rows(found[0])
+    original, control = table.loc["original", "original"], table.loc["blurpool:1", "zero-shot"]
+    for name in ("top1", "sis", "logit_instability", "agreement", "agreement_crop"):
+        assert control[name] == pytest.approx(original[name], rel=1e-3, abs=1e-6), name
+    assert control["kept"] == original["kept"] == 1
+    assert control["mflops"] > original["mflops"]  # the same, computed densely
+
+
+def test_a_blur_takes_away_what_would_alias(found):
+    table = rows(found[0])
+    plain, blurred = (table.loc[f"blurpool:{n}", "zero-shot"] for n in (1, 3))
+    assert blurred["avr_box_sampled"] < 0.7 * plain["avr_box_sampled"]
+    assert np.isnan(table.loc["aps:1", "zero-shot"]["avr_box_sampled"])
+    assert blurred["logit_instability"] < plain["logit_instability"]
+    assert blurred["sis_low"] <= blurred["sis"] <= blurred["sis_high"]
+
+
+def test_recalibration_is_a_stage_of_its_own(found):
+    table = rows(found[0])
+    before, after = (table.loc["blurpool:3", stage] for stage in ("zero-shot", "recalibrated"))
+    assert before["logit_instability"] != after["logit_instability"]
+    assert before["latency_ratio"] == after["latency_ratio"]  # the same arithmetic
+
+
+def test_a_method_that_fails_is_named_and_the_others_go_on(found):
+    notices = " ".join(found[0].notices)
+    assert "nonsense: unknown method 'nonsense'" in notices
+    assert "blurpool:9: blurpool takes 1 to 7 taps, got 9" in notices
+    assert len(found[0].table) == 1 + 2 * 3
+
+
+def test_nothing_is_measured_twice(found, folder, monkeypatch):
+    first, out, options = found
+
+    def never(*args):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(sys.modules["aliascope.measure"], "measure_batch", never)
+    again = compare_methods(network(), folder, out=out, **options)
+    names = ["method", "stage", "top1", "sis", "agreement_crop", "mflops"]
+    pd.testing.assert_frame_equal(again.table[names], first.table[names])
+    kept = pd.read_csv(out / "methods.csv")
+    assert kept["sis"].tolist() == pytest.approx(again.table["sis"].tolist())
+
+
+def test_it_prints_what_the_table_holds(found):
+    text = str(found[0])
+    line = next(line for line in text.splitlines() if line.startswith("blurpool:3  zero-shot"))
+    row = rows(found[0]).loc["blurpool:3", "zero-shot"]
+    assert line.split()[2:6] == [
+        f"{row['top1']:.3f}",
+        f"{row['kept']:.3f}",
+        f"{row['sis']:.4f}",
+        f"{row['logit_instability']:.4f}",
+    ]
+    json.dumps(found[0].to_dict())
+
+
+def test_costs_follow_from_the_shapes(found):
+    original = rows(found[0]).loc["original", "original"]
+    macs = 112**2 * 3 * 4 * 9 + 56**2 * 4 * 8 * 9 + 28**2 * 8 * 8 * 9 + 8 * 4
+    assert original["mflops"] == pytest.approx(2 * macs / 1e6)
+    # At the peak the largest map and what becomes of it by batch-norm are both there.
+    assert original["memory_mb"] * 1e6 > 2 * 4 * 112 * 112 * 4
+    assert original["memory_mb"] * 1e6 < 6 * 4 * 112 * 112 * 4
+
+
+def layer_of(module, x):
+    (layer,) = strided_layers(nn.Sequential(module), x)
+    return layer
+
+
+@pytest.mark.parametrize("stride", [2, 3, (2, 1)])
+def test_the_dense_response_is_the_op_at_stride_one(stride):
+    x = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    conv = nn.Conv2d(3, 4, 3, stride, 1, padding_mode="circular")
+    dense = dense_response(conv, x, layer_of(conv, x))
+    conv.stride = (1, 1)
+    torch.testing.assert_close(dense, conv(x))
+
+
+def test_the_dense_response_of_a_blur_pool_is_the_blurred_map():
+    x = torch.rand(1, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    pool = BlurPool(3, 2, size=3, padding="circular")
+    dense = dense_response(pool, x, layer_of(pool, x))
+    torch.testing.assert_close(dense, BlurPool(3, 1, size=3, padding="circular")(x))
+
+
+def test_no_classifier_and_no_method():
+    with pytest.raises(ModelError, match="is no classifier"):
+        compare_methods(network()[:9], "photos", methods=["blurpool:1"], limit=1, latency_seconds=0)
+    with pytest.raises(ModelError, match="no method could be applied to Sequential: nonsense"):
+        compare_methods(network(), "photos", methods=["nonsense"], limit=1)
+
+
+def test_pareto_against_its_definition():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        x, y = rng.integers(0, 5, (2, 12))
+        front = pareto(pd.Series(x), pd.Series(y))
+        for i in range(12):
+            beaten = any(
+                x[j] <= x[i] and y[j] <= y[i] and (x[j] < x[i] or y[j] < y[i]) for j in range(12)
+            )
+            assert front[i] != beaten
+
+
+def test_the_figure_draws_every_row(found):
+    table = found[0].table
+    figure = draw(table, model="Net", caption="8 images.")
+    for ax in figure.axes:
+        points = np.concatenate([line.get_xdata() for line in ax.lines[1:]])
+        assert sorted(points) == pytest.approx(sorted(table["latency_ratio"]))
+        assert ax.get_xlabel() == "latency, ratio to the original"
+    assert "Net" in figure._supxlabel.get_text()
+
+
+def test_the_embedded_model_is_its_own_control():
+    loaded = load_model("efficientnet_lite0")
+    found = compare_methods(
+        loaded, "photos", methods=["blurpool:1"], limit=2, latency_seconds=0, device="cpu"
+    )
+    table = rows(found)
+    a, b = table.loc["original", "original"], table.loc["blurpool:1", "zero-shot"]
+    assert b["logit_instability"] == pytest.approx(a["logit_instability"], rel=1e-3)
+    assert b["kept"] == 1
