@@ -6,7 +6,7 @@ measured on the same images as the original, under circular and under crop shift
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -249,7 +249,7 @@ def _cost(module: nn.Module, example: Tensor) -> dict[str, float]:
             module(example)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             module(example)
-    events = profiled.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
+    events: Any = profiled.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
     held = np.cumsum([nbytes for _, nbytes in sorted(changes)])
     return {"mflops": counter.get_total_flops() / 1e6, "memory_mb": held.max(initial=0) / 1e6}
@@ -330,5 +330,5 @@ def _blocks(found: Methods) -> Iterator[str]:
     yield wrapped([f"notice: {text}" for text in found.notices])
 
 
-def _numbers(values: pd.Series, form: str) -> list[str]:
+def _numbers(values: Iterable[float], form: str) -> list[str]:
     return ["–" if math.isnan(x) else format(x, form) for x in values]

@@ -29,7 +29,8 @@ _POINTWISE = frozenset(
     | {"div", "__truediv__", "exp", "log", "pow", "permute", "contiguous", "to", "float", "view"}
 )
 """What else a module may compute that is an activation or a norm as a whole."""
-_DROPOUTS = frozenset({"dropout", "dropout2d", "feature_dropout", "alpha_dropout"})
+_IDLE = frozenset({"dropout", "dropout2d", "feature_dropout", "float", "to", "contiguous"})
+"""What does nothing to a map, or not in eval mode."""
 _WEIGHTED = frozenset({"conv2d", "linear"})
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 """Modules that take their children for steps of their own: nothing can be attached to them."""
@@ -186,15 +187,15 @@ class Planner:
         end = next(s.output for s in self.recorded.spans if s.module == name)
         end = at if end is None else end
         for functions, words in ((_NORMS, ("norm",)), (_ACTIVATIONS, _ACTIVATION_WORDS)):
-            end = self._past_dropout(end)
+            end = self._past_idle(end)
             following = self._follower(end, functions, words)
             end = end if following is None else following
         return end
 
-    def _past_dropout(self, end: int) -> int:
+    def _past_idle(self, end: int) -> int:
         readers = self.readers[end]
         alone = len(readers) == 1 and end not in self.recorded.held
-        if alone and self.recorded.calls[readers[0]].function in _DROPOUTS:
+        if alone and self.recorded.calls[readers[0]].function in _IDLE:
             return readers[0]
         return end
 

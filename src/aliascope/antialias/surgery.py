@@ -123,7 +123,7 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
     }
     shared = len(steps) > 1
     pool = PerChannels(pools) if shared else pools[str(first.channels)]
-    pool.to(device).train(module.training)
+    pool.to(device).train(model.training)
     if first.place.side == "instead":
         if not module.ceil_mode and type(module).forward is nn.AvgPool2d.forward:
             crop = Crop(_pair(module.kernel_size), first.stride, _pair(module.padding))

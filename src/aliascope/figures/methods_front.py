@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 
 from aliascope.figures._style import COLOUR, GREY, INK, PAGE, PALE, SMALL, sheet, styled
 
@@ -25,7 +26,7 @@ def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
         caption: Under the figure.
     """
     table = table.dropna(subset="latency_ratio")
-    accuracy = "kept" if table["top1"].isna().any() else "top1"
+    accuracy = "top1" if np.isfinite(table["top1"].to_numpy(float)).all() else "kept"
     table = table.assign(disagreement=1 - table["agreement_crop"], error=1 - table[accuracy])
     labels = _PANELS | {"error": "1 − top-1" if accuracy == "top1" else "predictions that changed"}
     handles = [
@@ -40,8 +41,8 @@ def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
     for ax, (name, label) in zip(axes.flat, labels.items(), strict=True):
         ax.set(xlabel="latency, ratio to the original", ylabel=label)
         ax.grid(color=PALE)
-        front = pareto(table["latency_ratio"], table[name])
-        best = table[front].sort_values("latency_ratio")
+        front = table.loc[pareto(table["latency_ratio"], table[name])]
+        best = front.sort_values(by="latency_ratio")
         ax.step(
             best["latency_ratio"], best[name], where="post", color=COLOUR["antialiased"], zorder=1
         )
@@ -53,20 +54,20 @@ def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
             colour = COLOUR["baseline"] if face is None else face
             ax.plot(rows["latency_ratio"], rows[name], marker, markerfacecolor=colour,
                     markeredgecolor=INK, markeredgewidth=0.6)  # fmt: skip
-        for row in table[front].to_dict("records"):
+        for row in front.to_dict(orient="records"):
             ax.annotate(row["method"], (row["latency_ratio"], row[name]), (3, -3), size=SMALL,
                         textcoords="offset points", va="top")  # fmt: skip
         ax.margins(0.15)
     return figure
 
 
-def pareto(cost: pd.Series, loss: pd.Series) -> np.ndarray:
+def pareto(cost: ArrayLike, loss: ArrayLike) -> np.ndarray:
     """Whether no other point has less of one and not more of the other.
 
-    >>> pareto(pd.Series([1, 2, 3]), pd.Series([5, 4, 4])).tolist()
+    >>> pareto([1, 2, 3], [5, 4, 4]).tolist()
     [True, True, False]
     """
-    x, y = cost.to_numpy(float), loss.to_numpy(float)
+    x, y = np.asarray(cost, float), np.asarray(loss, float)
     no_worse = (x[:, None] <= x) & (y[:, None] <= y)
     better = (x[:, None] < x) | (y[:, None] < y)
-    return ~(no_worse & better).any(axis=0)
+    return np.logical_not((no_worse & better).any(axis=0))

@@ -187,7 +187,7 @@ def _rows(found: dict[str, Any]) -> Iterator[list[str]]:
     ]
     for title, name, form, change in lines:
         values = [found[name][role] for role in ROLES]
-        if any(math.isnan(value) for value in values):
+        if any(value is None or math.isnan(value) for value in values):  # None: read from JSON
             continue
         cells = [format(value, form) for value in values]
         if change:

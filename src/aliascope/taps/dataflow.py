@@ -274,7 +274,8 @@ class Trace(Watcher):
         kernel: Any = getattr(module, "kernel", None)
         taps: Any = getattr(module, "size", 1)
         size = (taps, taps) if kernel is None else (kernel.shape[2], kernel.shape[3])
-        dense_max = self._reads_dense_max(self._parents([frame.input]))
+        # Who made the input was asked at the start: `x.float()` in the module may return x itself.
+        dense_max = frame.read is not None and self._reads_dense_max((frame.read,))
         kind: Kind = "max_blur_pool" if dense_max else "blur_pool"
         shape = (output.shape[1], output.shape[2], output.shape[3])
         sampling = Sampling(kind, size, strides, frame.input, shape)
