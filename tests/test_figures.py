@@ -289,9 +289,10 @@ def cutoffs(ax):
 
 def test_every_module_is_listed():
     folder = Path(figures.__file__).parent
-    assert sorted(FIGURES) == sorted(path.stem for path in folder.glob("[!_]*.py"))
+    names = {*FIGURES, "methods_front"}  # the one that no study draws
+    assert names == {path.stem for path in folder.glob("[!_]*.py")}
     assert set(FIGURES) == set(ARGUMENTS)
-    assert {*FIGURES, "FIGURES", "save"} == set(figures.__all__)
+    assert {*names, "FIGURES", "save"} == set(figures.__all__)
 
 
 def test_no_pyplot():

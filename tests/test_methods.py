@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from aliascope import ModelError
+from aliascope import AliascopeError, ModelError
 from aliascope.figures.methods_front import draw, pareto
 from aliascope.layers import BlurPool
 from aliascope.methods import compare_methods, dense_response
@@ -148,7 +148,7 @@ def test_the_dense_response_of_a_blur_pool_is_the_blurred_map():
 def test_no_classifier_and_no_method():
     with pytest.raises(ModelError, match="is no classifier"):
         compare_methods(network()[:9], "photos", methods=["blurpool:1"], limit=1, latency_seconds=0)
-    with pytest.raises(ModelError, match="no method could be applied to Sequential: nonsense"):
+    with pytest.raises(AliascopeError, match="no method could be applied to Sequential: nonsense"):
         compare_methods(network(), "photos", methods=["nonsense"], limit=1)
 
 

@@ -383,7 +383,8 @@ def antialias(
 
 
 @app.command(
-    epilog="Example: aliascope methods --measure efficientnet_lite0 --limit 1 --only ideal"
+    epilog="Example: aliascope methods --measure efficientnet_lite0 --limit 1 --only ideal "
+    "--latency-seconds 0"
 )
 def methods(
     measure: Annotated[

@@ -290,8 +290,8 @@ def dense_response(
     every phase in turn. At the border it is the circular continuation's.
 
     >>> conv = nn.Conv2d(1, 1, 1, stride=2, bias=False)
-    >>> layer = StridedLayer("", "conv", (1, 1), (2, 2), (1, 4, 4), (1, 2, 2), (2, 2), 0, False)
     >>> x = torch.rand(1, 1, 4, 4)
+    >>> (layer,) = strided_layers(nn.Sequential(conv), x)
     >>> bool((dense_response(conv, x, layer) == conv.weight * x).all())
     True
     """

@@ -138,6 +138,14 @@ def save_model(model: LoadedModel, path: str | Path) -> None:
 
     Raises:
         ModelError: the model has no spec, the name another ending, or the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/blurred.safetensors"
+    ...     save_model(load_model("efficientnet_lite0@blurpool:2"), path)
+    ...     blurred = load_model(path).module
+    >>> blurred.get_submodule("blocks.1.0.bn2.act.1").size
+    2
     """
     if model.provenance is None:
         raise ModelError(
