@@ -9,10 +9,10 @@ demo: .venv
 	$(BIN)/aliascope study --out demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n logical --dist loadfile
+	$(BIN)/python -m pytest -n logical --dist loadgroup
 
 test-all: .venv/dev
-	$(BIN)/python -m pytest -n logical --dist loadfile -m ""
+	$(BIN)/python -m pytest -n logical --dist loadgroup -m ""
 
 lint: .venv/dev
 	$(BIN)/ruff check

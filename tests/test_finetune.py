@@ -38,6 +38,8 @@ from aliascope.preprocessing import Preprocessing
 from aliascope.stability import shift_instability
 from aliascope.taps import strided_layers
 
+pytestmark = pytest.mark.xdist_group("finetune")  # one worker makes what all share
+
 SMALL = Preprocessing(resize=(20,), crop=(16, 16))
 PLAIN = {"preprocess": SMALL, "device": "cpu"}
 

@@ -18,6 +18,9 @@ from aliascope.models import load_model
 from aliascope.taps import strided_layers
 
 
+pytestmark = pytest.mark.xdist_group("methods")  # one worker makes what all share
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("methods") / "pictures"

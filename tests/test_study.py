@@ -21,6 +21,8 @@ from aliascope.study.presets import CLASS_MAPS, PRESETS, PUBLISHED, ROLES, plan_
 from aliascope.study.study import Study, accuracy, read_csv
 from aliascope.study.summary import published
 
+pytestmark = pytest.mark.xdist_group("study")  # one worker makes what all share
+
 TABLES = {
     1: ["phase1_layerwise_avr"],
     2: ["phase2a_frequency_sweep", "phase2b_architecture_comparison"],

@@ -12,6 +12,8 @@ import torch
 from aliascope import ModelError, conversion_of, load_model, save_model
 from aliascope.weights import provenance_of
 
+pytestmark = pytest.mark.xdist_group("weights")  # one worker makes what all share
+
 SPEC = "timm:test_resnet"
 
 
