@@ -17,7 +17,6 @@ from aliascope.methods import compare_methods, dense_response
 from aliascope.models import load_model
 from aliascope.taps import strided_layers
 
-
 pytestmark = pytest.mark.xdist_group("methods")  # one worker makes what all share
 
 
