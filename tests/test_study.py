@@ -15,7 +15,7 @@ from scipy import stats
 from aliascope.cli import main
 from aliascope.errors import ImageError, ModelError, RunError
 from aliascope.figures import FIGURES
-from aliascope.store import Run
+from aliascope.store import Run, lock
 from aliascope.study import run_study
 from aliascope.study.presets import CLASS_MAPS, PRESETS, PUBLISHED, ROLES, plan_of
 from aliascope.study.study import Study, accuracy, read_csv
@@ -325,7 +325,7 @@ def test_each_phase_stands_alone(phase, material, tmp_path):
 
 
 def test_another_study_is_refused(results, material):
-    with pytest.raises(RunError, match=r"another study \(limit: None → 5; sweep: 10 → 3\)"):
+    with pytest.raises(RunError, match=r"another configuration \(limit: None → 5; sweep: 10 → 3\)"):
         run_study(out=results, **options(material, limit=5, sweep=3))
 
 
@@ -347,6 +347,14 @@ def test_mistakes_become_one_sentence(material, tmp_path):
         run_study(out=tmp_path, **options(material, class_map="stl"))
     with pytest.raises(ModelError, match="unknown model"):
         run_study(out=tmp_path / "typo", **options(material, baseline="timm:resnet5"))
+    # A mistake leaves nothing behind that its correction would be held against.
+    run_study(out=tmp_path / "typo", phases=[2], **options(material, sweep=2))
+    with pytest.raises(RunError, match=r"holds other files \(typo\) and no study\.json"):
+        run_study(out=tmp_path, **options(material))
+    held = lock(tmp_path / "typo", "study.json")
+    with pytest.raises(RunError, match="is being written by another process"):
+        run_study(out=tmp_path / "typo", **options(material, sweep=2))
+    held.release()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "study.json").write_text("{")
     with pytest.raises(RunError, match=r"study\.json cannot be read"):

@@ -1,6 +1,6 @@
 """What a study is about: the pair of models, the images, and the figures it is laid beside."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from aliascope.errors import RunError
@@ -41,13 +41,6 @@ class Plan:
     precision: Precision = "fp32"
     device: str | None = None
     seed: int = 0
-
-    def differences(self, other: "Plan") -> list[str]:
-        """What is not the same in another plan, as text."""
-        ours, theirs = asdict(self), asdict(other)
-        return [
-            f"{name}: {ours[name]} → {theirs[name]}" for name in ours if ours[name] != theirs[name]
-        ]
 
 
 PRESETS = {

@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from aliascope.errors import AliascopeError, RunError
 from aliascope.figures import save
 from aliascope.instrument import chosen_device, environment
-from aliascope.store import write_file
+from aliascope.store import lock, write_file
 from aliascope.study import (
     phase1_feature_extraction,
     phase2_synthetic,
@@ -60,12 +61,19 @@ def run_study(
         raise RunError(f"unknown phase {min(unknown)}: choose from 1 to {len(PHASES)}")
     path = Path(out)
     plan = plan_in(path) if figures_only else plan_of(preset, **overrides)
-    study = Study(plan, path, progress)
-    if not figures_only:
-        _ = study.instruments, study.pairs  # what cannot be had is said before hours of measuring
-    states, seconds = _before(path)
+    with ExitStack() as held:
+        held.callback(lock(path, "study.json").release)
+        study = Study(plan, path, progress)
+        if not figures_only:
+            study.begin()
+        return _phases(study, sorted(set(phases)), figures_only=figures_only)
+
+
+def _phases(study: Study, numbers: Sequence[int], *, figures_only: bool) -> Summary:
+    """Run phases, each for itself, and sum up."""
+    states, seconds = _before(study.path)
     failed = {}
-    for number in sorted(set(phases)):
+    for number in numbers:
         start, state = time.perf_counter(), "complete"
         try:
             _run(study, number, figures_only=figures_only)
@@ -73,12 +81,12 @@ def run_study(
             state = failed[str(number)] = str(error)
         states[str(number)] = state
         seconds[str(number)] = round(time.perf_counter() - start, 1)
-    info = environment(chosen_device(plan.device))
+    info = environment(chosen_device(study.plan.device))
     record = record_of(study, dict(sorted(states.items())), dict(sorted(seconds.items())), info)
-    summary = Summary(path, record, failed)
+    summary = Summary(study.path, record, failed)
     if not figures_only:
         text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
-        write_file(path / "summary.json", text.encode())
+        write_file(study.path / "summary.json", text.encode())
     return summary
 
 

@@ -33,7 +33,7 @@ from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import RESIZE_224, Preprocessing
 from aliascope.spectra import alias_violation_ratios, power_spectrum
-from aliascope.store import Run, write_file
+from aliascope.store import Run, refuse_another, write_file
 from aliascope.study.presets import ANTIALIASED, BASELINE, CLASS_MAPS, ROLES, Plan, plan_from
 from aliascope.taps import tap
 
@@ -69,11 +69,11 @@ class Study:
 
     Args:
         plan: what to measure.
-        path: the results directory, made where missing.
+        path: the results directory; `begin` makes it where missing.
         progress: called with a title; its context yields what takes (done, total).
 
     Raises:
-        RunError: the directory holds another study, or cannot be written.
+        RunError: the directory holds another study.
     """
 
     def __init__(self, plan: Plan, path: Path, progress: Progress | None = None) -> None:
@@ -81,13 +81,19 @@ class Study:
         self.path = path
         self.progress = progress or (lambda _: nullcontext(lambda *_: None))
         if (path / "study.json").exists():
-            if different := plan_in(path).differences(plan):
-                raise RunError(
-                    f"{path} holds another study ({'; '.join(different)}): choose another --out, "
-                    "or delete that directory"
-                )
-        else:
-            write_file(path / "study.json", json.dumps(asdict(plan), indent=2).encode())
+            refuse_another(path, asdict(plan_in(path)), asdict(plan))
+
+    def begin(self) -> None:
+        """Load models and images, pair the layers, and only then make the directory this study's.
+
+        A plan that cannot be had leaves nothing that its correction would be held against.
+        """
+        self.source()
+        paired = self._paired()
+        file = self.path / "study.json"
+        if not file.exists():
+            write_file(file, json.dumps(asdict(self.plan), indent=2).encode())
+        self.keep_rows("pairs", lambda: paired)
 
     # Models and what is measured of them.
 
@@ -121,7 +127,7 @@ class Study:
     @cached_property
     def pairs(self) -> dict[str, str]:
         """Layer of the baseline → its partner, in order of execution."""
-        table = self.keep_rows("pairs", self._paired)
+        table = self.rows("pairs")
         return dict(zip(table["layer_name"], table["antialiased_layer"], strict=True))
 
     def _paired(self) -> pd.DataFrame:
