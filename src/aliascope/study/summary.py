@@ -155,7 +155,7 @@ def _blocks(summary: Summary) -> Iterator[str]:
         same = f"Both models give the same prediction for {kept:.1%} of the images; paired t-test "
         same += f"of SIS: p = {found['p_paired_of_sis']:.2g}."
         yield wrapped([sample, same])
-    skipped = sum(map(len, record["skipped"].values()))
+    skipped = len({item["image_id"] for rows in record["skipped"].values() for item in rows})
     notes = [f"notice: {text}" for text in record["notices"]]
     notes += (
         [f"notice: {skipped} images could not be read; summary.json lists them"] if skipped else []
