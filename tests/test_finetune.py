@@ -19,14 +19,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from aliascope import ImageError, ModelError, RunError, alias_violation_ratio, open_images
+from aliascope.antialias import antialias
 from aliascope.finetune import finetune, recalibrate
 from aliascope.finetune.data import Cut, Photos, order, split, view, views
 from aliascope.finetune.losses import (
     Objective,
     Runner,
-    classifier,
     distillation,
     feature_distance,
+    feature_layers,
     mean_alias_ratio,
     penalised,
 )
@@ -103,6 +104,7 @@ def some_settings(**changes):
         "alias_penalty": 0.0,
         "alias_layers": None,
         "batch_norm": "train",
+        "recalibration": 0,
         "scale": (0.35, 1.0),
         "flip": True,
         "ema": 0.999,
@@ -392,16 +394,31 @@ class TestLosses:
                 expected, rel=1e-5
             )
 
-    def test_feature_distance_is_of_directions(self):
-        a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 1.0]])
-        assert feature_distance(a, 5 * a).item() == pytest.approx(0)
-        assert feature_distance(a, b).item() == pytest.approx(2 * (1 - math.sqrt(0.5)))
+    def test_feature_distance_is_relative_to_the_teacher(self):
+        student, teacher = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5)
+        expected = (student - teacher).norm() ** 2 / teacher.norm() ** 2
+        assert feature_distance(student, teacher).item() == pytest.approx(expected.item())
+        assert feature_distance(teacher, teacher).item() == 0
+        assert feature_distance(0 * teacher, teacher).item() == pytest.approx(1)
 
-    def test_the_classifier_is_the_linear_layer_that_runs_last(self, net):
+    def test_features_are_what_strided_layers_and_the_last_linear_layer_read(self, net):
+        """The stem reads the image; a linear layer that does not run is none."""
         net.unused = nn.Linear(2, 2)
-        assert classifier(net, torch.zeros(1, 3, 16, 16)) == "head"
-        with pytest.raises(ModelError, match="ends in a linear layer"):
-            classifier(nn.Conv2d(3, 2, 3), torch.zeros(1, 3, 8, 8))
+        example = torch.zeros(1, 3, 16, 16)
+        assert feature_layers(net, net, example) == ["conv", "head"]
+        with pytest.raises(ModelError, match="leave it at 0"):
+            feature_layers(nn.ReLU(), net, example)
+
+    def test_a_downsampler_before_a_layer_does_not_change_its_features(self):
+        """What is compared is the map, not what surgery filters it to."""
+        net = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1, 2), nn.Flatten(), nn.Linear(256, 2)
+        )
+        x = torch.rand(1, 3, 16, 16)
+        converted = antialias(net, example=x)
+        assert "1.0" in dict(converted.named_modules())
+        passed = [Runner(m, None, features=["1"])(x).features["1"] for m in (net, converted)]
+        assert torch.equal(*passed)
 
     def test_what_can_be_penalised(self, net):
         layers = strided_layers(net, torch.zeros(1, 3, 16, 16))
@@ -415,8 +432,9 @@ class TestLosses:
     def objective(self, net, **changes):
         plan = some_settings(**changes)
         layers = penalised(strided_layers(net, torch.zeros(1, 3, 16, 16)), ["conv", "stem"])
-        student = Runner(net, None, "head", layers if plan.alias_penalty else ())
-        return Objective(student, Runner(make_net(1), None, "head"), plan, SMALL)
+        maps = ["conv", "head"]
+        student = Runner(net, None, maps, layers if plan.alias_penalty else ())
+        return Objective(student, Runner(make_net(1), None, maps), plan, SMALL)
 
     def test_every_part_is_the_plain_computation(self, net):
         """Consistency compares crops one pixel apart; the penalty is the box AVR."""
@@ -443,13 +461,13 @@ class TestLosses:
             total = parts["distillation"] + parts["features"] / 2
             total = total + 2 * parts["consistency"] + 3 * parts["aliasing"]
             assert objective.total(parts).item() == pytest.approx(total.item())
-        features = [
-            m.norm2(m.conv(torch.relu(m.norm1(m.stem(x))))).relu().mean((2, 3))
-            for m in (net, teacher)
+        stems = [torch.relu(m.norm1(m.stem(x))) for m in (net, teacher)]
+        heads = [
+            torch.relu(m.norm2(m.conv(stem))).mean((2, 3))
+            for m, stem in zip((net, teacher), stems, strict=True)
         ]
-        assert parts["features"].item() == pytest.approx(
-            feature_distance(*features).item(), rel=1e-4
-        )
+        expected = (feature_distance(*stems) + feature_distance(*heads)).item() / 2
+        assert parts["features"].item() == pytest.approx(expected, rel=1e-4)
 
     def test_an_image_without_energy_has_no_say_in_the_penalty(self, net):
         (layer,) = penalised(strided_layers(net, torch.zeros(1, 3, 16, 16)), None)
@@ -533,10 +551,27 @@ class TestLearning:
         moved = not torch.equal(tuned.model.norm1.running_mean, net.norm1.running_mean)
         assert moved == (batch_norm == "train")
 
+    @pytest.mark.parametrize("recalibration", [None, 0])
+    def test_a_converted_network_is_recalibrated_first(self, pictures, recalibration):
+        net = nn.Sequential(
+            nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1),
+            nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
+        )  # fmt: skip
+        converted = antialias(net, example=torch.zeros(1, 3, 16, 16))
+        tuned = finetune(
+            converted, net, pictures, steps=1, holdout=0, recalibration=recalibration, **PLAIN
+        )
+        expected = converted
+        if recalibration is None:
+            expected = recalibrate(converted, pictures, preprocess=SMALL, device="cpu")
+            assert not torch.equal(expected[5].running_mean, converted[5].running_mean)
+        assert torch.equal(tuned.model[5].running_mean, expected[5].running_mean)
+
     @pytest.mark.parametrize("precision", ["bf16", "fp16"])
     def test_half_precision(self, net, pictures, precision):
         """Near the run in full precision, and not it."""
         settings = {"steps": 3, "batch_size": 4, "holdout": 4, **PLAIN}
+        settings |= {"feature_weight": 0, "consistency": 0}  # their gradients overflow at first
         half = finetune(net, make_net(1), pictures, precision=precision, **settings)
         full = finetune(net, make_net(1), pictures, **settings)
         assert half.history.loss.iloc[-1] == pytest.approx(full.history.loss.iloc[-1], rel=0.05)

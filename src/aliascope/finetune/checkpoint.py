@@ -66,6 +66,11 @@ class Checkpoints:
         self._config = json.loads(json.dumps(config))
         self._info = info
 
+    @property
+    def exist(self) -> bool:
+        """Whether there is something to continue."""
+        return self.path is not None and (self.path / RECORD).exists()
+
     def save(self, progress: Progress) -> None:
         """Make the state as it stands the one that is continued.
 
@@ -95,7 +100,7 @@ class Checkpoints:
         Raises:
             RunError: it is of another configuration, or damaged.
         """
-        if self.path is None or not (self.path / RECORD).exists():
+        if self.path is None or not self.exist:
             return False
         try:
             record = json.loads((self.path / RECORD).read_bytes())

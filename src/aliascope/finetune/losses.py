@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from aliascope.records import StridedLayer
 from aliascope.shifts import ONE_PIXEL
 from aliascope.spectra import alias_violation_ratio
 from aliascope.stability import logits_of
-from aliascope.taps import evaluating, tap
+from aliascope.taps import evaluating, strided_layers, tap
 
 _SHIFTED_SHARE = 4
 """Every fourth image is seen shifted, too: as unbiased as all, at a quarter of the price."""
@@ -39,11 +40,11 @@ def distillation(
 
 
 def feature_distance(
-    student: Float[Tensor, "batch chan"], teacher: Float[Tensor, "batch chan"]
+    student: Float[Tensor, "batch *map"], teacher: Float[Tensor, "batch *map"]
 ) -> Float[Tensor, ""]:
-    """Mean squared distance of features scaled to unit length: 2 · (1 − cos), in [0, 4]."""
-    difference = F.normalize(student.float()) - F.normalize(teacher.float())
-    return difference.square().sum(-1).mean()
+    """‖student − teacher‖² / ‖teacher‖² over the batch: 0 where equal, 1 for a student of zeros."""
+    difference = student.float() - teacher.float()
+    return difference.square().mean() / teacher.float().square().mean().clamp_min(1e-12)
 
 
 def mean_alias_ratio(x: Float[Tensor, "batch chan h w"], layer: StridedLayer) -> Float[Tensor, ""]:
@@ -74,27 +75,34 @@ def penalised(layers: Sequence[StridedLayer], chosen: Sequence[str] | None) -> l
     return [known[name] for name in chosen]
 
 
-def classifier(model: nn.Module, example: Float[Tensor, "batch chan h w"]) -> str:
-    """Name of the linear layer that runs last; its input is the pooled features.
+def feature_layers(
+    student: nn.Module, teacher: nn.Module, example: Float[Tensor, "batch chan h w"]
+) -> list[str]:
+    """Modules whose inputs the networks share: where the teacher downsamples, and its classifier.
+
+    These are the last maps of each resolution; what reads the image is left out. The names are the
+    teacher's, and surgery keeps them.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the networks have no such module in common.
     """
+    layers = strided_layers(teacher, example)
+    names = [layer.name for layer in layers if layer.stride != layer.cumulative_stride]
     ran: list[str] = []
-    handles = [
-        module.register_forward_hook(lambda *_, name=name: ran.append(name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
-    try:
-        with evaluating(model):
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not ran:
-        raise ModelError("feature_weight needs a model that ends in a linear layer; leave it at 0")
-    return ran[-1]
+    with ExitStack() as held, evaluating(teacher):
+        for name, module in teacher.named_modules():
+            if isinstance(module, nn.Linear):
+                reading = _input_of(module, lambda _, name=name: ran.append(name))
+                held.enter_context(reading)
+        teacher(example)
+    shared = {name for name, _ in student.named_modules()}
+    found = [name for name in dict.fromkeys([*names, *ran[-1:]]) if name in shared]
+    if not found:
+        raise ModelError(
+            "feature_weight needs a module that downsamples, or a last linear layer, that model "
+            "and teacher both have under the same name; leave it at 0"
+        )
+    return found
 
 
 @dataclass
@@ -102,7 +110,7 @@ class Pass:
     """What one forward yielded."""
 
     logits: Tensor
-    features: Tensor | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
     ratios: list[Tensor] = field(default_factory=list)
 
 
@@ -112,21 +120,24 @@ class Runner:
 
     module: nn.Module
     autocast: torch.dtype | None
-    head: str | None = None
+    features: Sequence[str] = ()
+    """Names of modules whose inputs are read, before a downsampler that surgery put there."""
     layers: Sequence[StridedLayer] = ()
 
     def __call__(self, x: Float[Tensor, "batch chan h w"]) -> Pass:
         """One forward."""
-        dtype, features, ratios = self.autocast, [], {}
+        dtype, features, ratios = self.autocast, {}, {}
         with ExitStack() as held:
             if self.layers:
                 reading = tap(self.module, self.layers, read=_read_ratio)
                 ratios = held.enter_context(reading).inputs
-            if self.head is not None:
-                held.enter_context(_input_of(self.module.get_submodule(self.head), features.append))
+            for name in self.features:
+                module = self.module.get_submodule(name)
+                keep = partial(features.__setitem__, name)
+                held.enter_context(_input_of(module, keep))
             held.enter_context(torch.autocast(x.device.type, dtype, enabled=dtype is not None))
             logits = logits_of(self.module(x))
-        return Pass(logits.float(), *features[-1:], ratios=list(ratios.values()))
+        return Pass(logits.float(), features, ratios=list(ratios.values()))
 
 
 class Objective:
@@ -175,8 +186,9 @@ class Objective:
             )
         z, shifted = output.logits[:count], output.logits[count:]
         parts = {"distillation": distillation(z, target.logits, settings.temperature)}
-        if output.features is not None and target.features is not None:
-            parts["features"] = feature_distance(output.features[:count], target.features)
+        if settings.feature_weight:
+            pairs = [(output.features[k][:count], x) for k, x in target.features.items()]
+            parts["features"] = torch.stack([feature_distance(*pair) for pair in pairs]).mean()
         if settings.consistency:
             parts["consistency"] = distillation(shifted, z[: len(shifted)].detach())
         if settings.alias_penalty:
@@ -201,7 +213,7 @@ def _read_ratio(layer: StridedLayer, x: Tensor) -> Tensor:
 
 @contextmanager
 def _input_of(module: nn.Module, read: Callable[[Tensor], None]) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(lambda _, inputs: read(inputs[0].flatten(1)))
+    handle = module.register_forward_pre_hook(lambda _, inputs: read(inputs[0]), prepend=True)
     try:
         yield
     finally:

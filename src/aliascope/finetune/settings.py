@@ -25,6 +25,7 @@ class Settings:
     alias_penalty: int | float
     alias_layers: tuple[str, ...] | None
     batch_norm: BatchNorm
+    recalibration: int
     scale: tuple[float, float]
     flip: bool
     ema: int | float
@@ -41,7 +42,7 @@ class Settings:
         wrong = [(name, "must be above 0") for name in positive if not getattr(self, name) > 0]
         wrong += [
             (name, "must be at least 0")
-            for name in ("steps", "warmup", *weights)
+            for name in ("steps", "warmup", "recalibration", *weights)
             if not getattr(self, name) >= 0
         ]
         wrong += [("ema", "must be at least 0 and below 1")] if not 0 <= self.ema < 1 else []

@@ -16,7 +16,7 @@ from aliascope.errors import ModelError, RunError
 from aliascope.finetune.checkpoint import Checkpoints, Progress
 from aliascope.finetune.data import Cut, Photos, views
 from aliascope.finetune.evaluation import HeldOut
-from aliascope.finetune.losses import Objective, Runner, classifier, penalised
+from aliascope.finetune.losses import Objective, Runner, feature_layers, penalised
 from aliascope.finetune.optimisation import Average, optimiser, rate_at
 from aliascope.finetune.settings import Settings
 from aliascope.folding import fold_batch_norm
@@ -41,19 +41,19 @@ class Training:
         module = copy.deepcopy(student.module)
         self._name = student.spec
         with failures_named(student.spec, example.shape):
-            layers, heads = [], [None, None]
+            layers, features = [], []
             if settings.alias_penalty:
                 layers = penalised(strided_layers(module, example), settings.alias_layers)
             if settings.feature_weight:
-                heads = [classifier(m, example) for m in (module, teacher.module)]
+                features = feature_layers(module, teacher.module, example)
         with failures_named(teacher.spec, example.shape):
             folded = fold_batch_norm(teacher.module, example).requires_grad_(requires_grad=False)
         module, self.guide = _placed(module, device), _placed(folded, device)
         if not any(p.requires_grad for p in module.parameters()):
             raise ModelError(f"{student.spec} has no parameter that requires a gradient")
         self.objective = Objective(
-            Runner(module, AUTOCAST[settings.precision], heads[0], layers),
-            Runner(self.guide, AUTOCAST[settings.teacher_precision], heads[1]),
+            Runner(module, AUTOCAST[settings.precision], features, layers),
+            Runner(self.guide, AUTOCAST[settings.teacher_precision], features),
             settings,
             preprocessing,
         )
