@@ -230,6 +230,35 @@ def test_antialias_writes_a_model_that_the_other_verbs_take(run, folder):
     assert "layer2.0.conv2.0" in table
 
 
+def test_antialias_finetunes_and_goes_on_with_it(run, folder):
+    command = "antialias toy:net --out tuned.safetensors --finetune pictures --steps 2"
+    status, out, err = run(f"{command} --holdout 4 --device cpu")
+    assert status == 0, err
+    assert "toy:net@blurpool:3 fine-tuned on pictures: 2 steps of 32 images" in out
+    assert (folder / "tuned.finetune" / "finetune.json").exists()
+    report = json.loads(run(f"{command} --holdout 4 --device cpu --json")[1])["finetune"]
+    assert [row["step"] for row in report["history"]] == [0, 2]
+    assert 0 <= report["teacher"]["sis"] <= 1
+    tuned, fresh = (
+        aliascope.load_model("toy:net@blurpool:3", weights=weights).module.state_dict()
+        for weights in ("tuned.safetensors", "pretrained")
+    )
+    assert tuned.keys() == fresh.keys()
+    assert not tuned["0.weight"].equal(fresh["0.weight"])
+
+
+def test_antialias_refuses_before_it_finetunes(run, folder):
+    status, _, err = run("antialias toy:net --out t.txt --finetune pictures")
+    assert status == 1
+    assert "t.txt must end in .safetensors" in err
+    assert not (folder / "t.finetune").exists()
+    (folder / "empty").mkdir()
+    status, _, err = run("antialias toy:net --out t.safetensors --finetune empty")
+    assert status == 1
+    assert "empty" in err
+    assert sorted(p.name for p in folder.iterdir() if p.name.startswith("t.")) == []
+
+
 def test_antialias_says_what_it_cannot_do(run, folder):
     status, out, err = run("antialias toy:net --out t.txt --method ideal")
     assert (status, out) == (1, "")

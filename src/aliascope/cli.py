@@ -17,6 +17,7 @@ from aliascope.errors import AliascopeError
 from aliascope.instrument import Ops, Precision
 from aliascope.shifts import Border
 from aliascope.text import columns, file_name, pair
+from aliascope.weights import check_name
 
 app = typer.Typer(
     name="aliascope",
@@ -385,6 +386,7 @@ def antialias(
     without labels; it leaves its progress in a folder beside the file, from which the same command
     goes on after a kill.
     """
+    check_name(out)
     recipe = aliascope.Recipe(method, size, stem, shortcut, partial, padding)
     loaded = aliascope.load_model(f"{model}@{recipe}", weights=weights)
     report = aliascope.conversion_of(loaded.module)

@@ -35,14 +35,23 @@ class Provenance:
     """Of the aliascope that wrote it."""
 
 
+def check_name(path: Path) -> None:
+    """Refuse the name of a file that weights cannot be written to.
+
+    Raises:
+        ModelError: it has another ending.
+    """
+    if path.suffix != SUFFIX:
+        raise ModelError(f"weights are written as safetensors: {path} must end in {SUFFIX}")
+
+
 def write_weights(path: Path, module: nn.Module, provenance: Provenance) -> None:
     """Write a network's state_dict, whole or not at all.
 
     Raises:
         ModelError: the name has another ending, or the file cannot be written.
     """
-    if path.suffix != SUFFIX:
-        raise ModelError(f"weights are written as safetensors: {path} must end in {SUFFIX}")
+    check_name(path)
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
