@@ -15,9 +15,9 @@ from pathlib import Path
 from aliascope import load_model, open_images, save_model
 from aliascope.finetune import finetune
 from aliascope.images import Entry, ImageSource
+from aliascope.models.catalogues import REPAIRED
 
 STUDENT = "efficientnet_lite0@blurpool:3:stem"
-FILE = Path(__file__).parents[1] / "src" / "aliascope" / "efficientnet_lite0_blurpool.safetensors"
 
 
 def source(entries: list[Entry], classes: int | None, spec: str) -> ImageSource:
@@ -30,10 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("imagenet")
     parser.add_argument("photos")
-    parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--evaluate-every", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--evaluate-every", type=int, default=300)
     parser.add_argument("--training", type=Path, default=Path("embedded-pair"))
-    parser.add_argument("--out", type=Path, default=FILE)
+    parser.add_argument("--out", type=Path, default=REPAIRED["efficientnet_lite0_blurpool"])
     given = parser.parse_args()
     imagenet, photos = open_images(given.imagenet), open_images(given.photos)
     labelled, unlabelled = list(imagenet.entries()), list(photos.entries())
@@ -54,7 +54,7 @@ def main() -> None:
         out=given.training,
         progress=lambda step, steps: print(f"step {step} of {steps}", end="\r", flush=True),
     )
-    save_model(replace(student, module=tuned.model), given.out)
+    save_model(replace(student, module=tuned.model), given.out, half=True)
     print(tuned)
     print(f"{time.monotonic() - started:.0f} s")
 

@@ -12,7 +12,7 @@ ARROW = [
     "images", "synthetic",
     "taps", "folding",
     "layers", "antialias",
-    "weights", "preprocessing", "models",
+    "preprocessing", "models",
     "spectra",
     "shifts", "stability",
     "instrument",

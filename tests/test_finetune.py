@@ -554,8 +554,9 @@ class TestLearning:
     @pytest.mark.parametrize("recalibration", [None, 0])
     def test_a_converted_network_is_recalibrated_first(self, pictures, recalibration):
         net = nn.Sequential(
-            nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1),
-            nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
+            nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(4, 5),
         )  # fmt: skip
         converted = antialias(net, example=torch.zeros(1, 3, 16, 16))
         tuned = finetune(

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from aliascope import ModelError, conversion_of, load_model, save_model
-from aliascope.weights import provenance_of
+from aliascope.models.files import provenance_of
 
 pytestmark = pytest.mark.xdist_group("weights")  # one worker makes what all share
 
@@ -52,6 +52,18 @@ def test_a_file_is_a_model_spec(saved):
     assert conversion_of(again.module) == conversion_of(loaded.module)
     structure = load_model(str(path), weights="random")
     assert not torch.equal(logits(structure), logits(loaded))
+
+
+def test_half_the_size(saved, tmp_path):
+    """Filters are rounded to float16, vectors are not, and the network computes in float32."""
+    loaded, path = saved
+    save_model(loaded, tmp_path / "half.safetensors", half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.55 * path.stat().st_size
+    again = load_model(str(tmp_path / "half.safetensors")).module.state_dict()
+    for name, tensor in loaded.module.state_dict().items():
+        expected = tensor.half().float() if tensor.ndim > 1 else tensor
+        assert torch.equal(again[name], expected)
+        assert again[name].dtype == tensor.dtype
 
 
 def test_it_says_what_it_is(saved):

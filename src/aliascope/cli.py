@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import aliascope
 from aliascope.errors import AliascopeError
 from aliascope.instrument import Ops, Precision
+from aliascope.models import check_name
 from aliascope.shifts import Border
 from aliascope.text import columns, file_name, pair
-from aliascope.weights import check_name
 
 app = typer.Typer(
     name="aliascope",

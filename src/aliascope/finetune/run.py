@@ -1,7 +1,6 @@
 """From a model, a teacher and pictures to a better model: checks, set-up, and the result."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -57,7 +56,10 @@ class FineTuned:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the network as plain values; what is not known is None."""
-        history = json.loads(self.history.to_json(orient="records", double_precision=15))
+        history = [
+            {name: None if pd.isna(value) else value for name, value in row.items()}
+            for row in self.history.to_dict("records")
+        ]
         names = ("teacher", "config", "unreadable")
         return {"history": history} | {name: getattr(self, name) for name in names}
 

@@ -45,8 +45,10 @@ def check_name(path: Path) -> None:
         raise ModelError(f"weights are written as safetensors: {path} must end in {SUFFIX}")
 
 
-def write_weights(path: Path, module: nn.Module, provenance: Provenance) -> None:
-    """Write a network's state_dict, whole or not at all.
+def write_weights(
+    path: Path, module: nn.Module, provenance: Provenance, *, half: bool = False
+) -> None:
+    """Write a network's state_dict, whole or not at all; with `half`, what is no vector as float16.
 
     Raises:
         ModelError: the name has another ending, or the file cannot be written.
@@ -57,6 +59,11 @@ def write_weights(path: Path, module: nn.Module, provenance: Provenance) -> None
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in module.state_dict().items()
     }
+    if half:
+        state = {
+            name: x.half() if x.is_floating_point() and x.ndim > 1 else x
+            for name, x in state.items()
+        }
     record = json.dumps({"format": _FORMAT, **asdict(provenance)})
     try:
         write_file(path, save(state, {"format": "pt", "aliascope": record}))

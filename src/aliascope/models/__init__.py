@@ -1,0 +1,237 @@
+"""From a model spec to a network that is ready to measure.
+
+efficientnet_lite0              an embedded model, real ImageNet weights, no network needed
+efficientnet_lite0_blurpool     the same, repaired: `…@blurpool:3:stem`, fine-tuned; embedded, too
+timm:NAME  torchvision:NAME     their own pretrained weights
+antialiased:NAME                antialiased-cnns (CC BY-NC-SA 4.0), an optional extra
+package.module:function         your own: called without arguments, returns an nn.Module
+FILE.safetensors                what `save_model` or `aliascope antialias --out` wrote
+SPEC@METHOD[:OPTION…]           any of these, anti-aliased: `timm:resnet50@blurpool`, `…@aps:3:stem`
+
+An OPTION is a number of taps (3 where there is none), `stem` to convert what reads the image too,
+`no-shortcut` to leave the shortcuts of residual blocks alone, `partial` to convert what can be and
+leave the rest, or the padding of the downsamplers: `zeros`, `replicate`, `circular` (`reflect`
+where there is none). Conversions can be chained: `…@blurpool:3@adaptive:stem`.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from aliascope.antialias import Recipe, antialias
+from aliascope.errors import ModelError
+from aliascope.models.catalogues import (
+    REPAIRED,
+    available_models,
+    blueprint,
+    is_published,
+    preprocessing_of,
+)
+from aliascope.models.files import (
+    SUFFIX,
+    Provenance,
+    check_name,
+    load_state,
+    provenance_of,
+    read_state,
+    write_weights,
+)
+from aliascope.preprocessing import Preprocessing
+
+__all__ = [
+    "LoadedModel",
+    "available_models",
+    "check_name",
+    "load_model",
+    "save_model",
+    "weights_digest",
+]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in eval mode and what is known about it."""
+
+    spec: str
+    module: nn.Module
+    preprocessing: Preprocessing
+    """The model's own evaluation transform."""
+    class_names: tuple[str, ...] | None
+    """None where the model does not say what its outputs mean."""
+    weights: str
+    """"pretrained", "random" or the path that they came from."""
+    weights_digest: str
+    """See `weights_digest`."""
+    provenance: Provenance | None = None
+    """What can be built again; None of a module that was passed as it is."""
+
+    def example(self) -> Tensor:
+        """A batch of one blank image of the size that the network takes."""
+        return torch.zeros(1, 3, *self.preprocessing.crop)
+
+
+def load_model(
+    spec: str | nn.Module | LoadedModel, *, weights: str | Path = "pretrained", seed: int = 0
+) -> LoadedModel:
+    """Load a model by its spec, in eval mode on the CPU.
+
+    Args:
+        spec: see the module's docstring; an `nn.Module` is wrapped as it is.
+        weights: "pretrained", "random" (seeded, no network needed), or a file: safetensors, or
+            what `torch.save` wrote of a state_dict (read with `weights_only=True`).
+        seed: of random weights.
+
+    Raises:
+        ModelError: no such model, weights that cannot be had or do not fit, a spec that makes no
+            `nn.Module`.
+
+    >>> load_model("timm:resnet18", weights="random").preprocessing.crop
+    (224, 224)
+    """
+    if isinstance(spec, LoadedModel):
+        return spec
+    if isinstance(spec, nn.Module):
+        return _wrap(spec)
+    base, texts = _parts(spec)
+    recipes = [Recipe.parse(text) for text in texts]
+    file = None if weights in ("pretrained", "random") else Path(weights)
+    name, saved, path = str(file or weights), None, None
+    if base.endswith(SUFFIX) and weights == "pretrained":
+        name = base
+    base = str(REPAIRED.get(base, base))
+    if base.endswith(SUFFIX):
+        path = Path(base)
+        file = path if weights == "pretrained" else file
+        saved = provenance_of(path)
+        recipes[:0], base = saved.recipes, _trusted(saved.base, path)
+    plan = blueprint(base)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with _clear_failures(base, plan.file):
+            pretrained = weights == "pretrained" and file is None
+            module = plan.build(pretrained).eval()
+    preprocessing = plan.preprocessing(module)
+    stages = _stages(module, recipes, torch.zeros(1, 3, *preprocessing.crop))
+    module, original = _filled(stages, file)
+    digest = weights_digest(module)
+    original = saved.weights_digest if saved and file == path else original
+    provenance = Provenance(base, tuple(recipes), original or digest, version("aliascope"))
+    return LoadedModel(spec, module, preprocessing, plan.class_names, name, digest, provenance)
+
+
+def save_model(model: LoadedModel, path: str | Path, *, half: bool = False) -> None:
+    """Write a network's weights with what is needed to build it again; the file is a model spec.
+
+    Args:
+        model: loaded by a spec; its module may have been trained since.
+        path: ends in .safetensors.
+        half: round matrices and filters to 16-bit numbers, for half the size; norms, statistics and
+            biases stay as they are.
+
+    Raises:
+        ModelError: the model has no spec, the name another ending, or the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/blurred.safetensors"
+    ...     save_model(load_model("efficientnet_lite0@blurpool:2"), path)
+    ...     blurred = load_model(path).module
+    >>> blurred.get_submodule("blocks.1.0.bn2.act.1").size
+    2
+    """
+    if model.provenance is None:
+        raise ModelError(
+            f"{model.spec} was passed as a module, which no file can name: load it by a spec such "
+            "as package.module:function"
+        )
+    write_weights(Path(path), model.module, model.provenance, half=half)
+
+
+def _wrap(module: nn.Module) -> LoadedModel:
+    name, digest = type(module).__name__, weights_digest(module)
+    return LoadedModel(name, module, preprocessing_of(module), None, "as given", digest)
+
+
+def _parts(spec: str) -> tuple[str, list[str]]:
+    """The base of a spec and its conversions; the path of a file may hold an @."""
+    at = spec.rfind(f"{SUFFIX}@")
+    head = at + len(SUFFIX) if at >= 0 else len(spec) if spec.endswith(SUFFIX) else 0
+    base, *texts = spec[head:].split("@")
+    return spec[:head] + base, texts
+
+
+def _trusted(base: str, path: Path) -> str:
+    """A file may name a published network, not code to run."""
+    if is_published(base):
+        return base
+    raise ModelError(
+        f"{path} was made from {base!r}, which is code of your own: name that with its conversion, "
+        f"as in {base}@blurpool, and give the file with --weights"
+    )
+
+
+def _stages(module: nn.Module, recipes: list[Recipe], example: Tensor) -> Iterator[nn.Module]:
+    """The network as it was built, and after each of its conversions."""
+    yield module
+    for recipe in recipes:
+        module = antialias(module, **vars(recipe), example=example)
+        yield module
+
+
+def _filled(stages: Iterator[nn.Module], file: Path | None) -> tuple[nn.Module, str]:
+    """The last stage with a file's weights, and the digest of the first where they fit that.
+
+    Weights are loaded into the first stage that has their names: a method that learns adds some.
+    """
+    state = None if file is None else read_state(file)
+    original, module = "", next(stages)
+    for stage in itertools.count():
+        if state is not None and file and state.keys() == module.state_dict().keys():
+            load_state(module, state, file)
+            state = None
+        if (converted := next(stages, None)) is None:
+            break
+        if stage == 0 and state is None:
+            original = weights_digest(module)
+        module = converted
+    if state is not None and file:
+        load_state(module, state, file)  # says what does not fit
+    return module, original
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a network's state_dict."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _clear_failures(base: str, file: str) -> Iterator[None]:
+    try:
+        yield
+    except ModelError:
+        raise
+    except OSError as error:  # what urllib and huggingface_hub raise without a network
+        raise ModelError(
+            f"cannot download {file} for {base} ({_first_line(error)}): give --weights PATH to a "
+            "file that you have, or --weights random"
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"cannot build {base}: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
