@@ -406,6 +406,7 @@ class TestPhases:
             nn.MaxPool2d(1, 2),
             MaxPool2dSame(3, 2),
             MaxPool2dSame(2, 2),
+            nn.LPPool2d(2, 3, 2),
         ],
         ids=str,
     )
@@ -710,6 +711,19 @@ class TestPolyphase:
 
         converted = antialias(Branches(), "aps", example=image())
         assert converted.conv.get_submodule("1").leader is not None
+
+    def test_branches_that_cannot_share_it_are_named(self):
+        """One branch chooses, and the other takes the first component of every image."""
+        model = tv_model("resnet18")()
+        notices = conversion_of(antialias(model, "aps", example=image())).notices
+        assert notices == ()
+        report = conversion_of(antialias(model, "aps", shortcut=False, example=image()))
+        assert [notice.split(" joins ")[0] for notice in report.notices] == [
+            "layer2.0",
+            "layer3.0",
+            "layer4.0",
+        ]
+        assert "notice: layer2.0 joins branches" in str(report)
 
 
 class TestZhang:

@@ -11,6 +11,7 @@ Kind = Literal[
     "patch_embed",
     "blur_pool",
     "max_blur_pool",
+    "lp_pool",
     "max_pool",
     "avg_pool",
     "slice",

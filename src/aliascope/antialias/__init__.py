@@ -110,7 +110,7 @@ def antialias(
         names |= dict(zip(runs, pools, strict=True))
     after, flops_after = _run(converted, example, recipe)
     _check_shapes(planner, steps, names, after)
-    share_choices(converted, after)
+    apart = share_choices(converted, after)
     costs = _costs(rows, steps, names, flops_after)
     layers = tuple(
         replace(
@@ -121,8 +121,13 @@ def antialias(
         )
         for i, row in enumerate(rows)
     )
+    notices = tuple(
+        f"{where} joins branches that cannot share their choice of a component: there, {method} is "
+        "not exact under shifts"
+        for where in apart
+    )
     report: Any = Conversion(
-        recipe, layers, tuple(example.shape), flops_before[""], flops_after[""]
+        recipe, layers, tuple(example.shape), flops_before[""], flops_after[""], notices
     )
     converted._aliascope_conversion = report  # noqa: SLF001
     return converted

@@ -103,13 +103,14 @@ class Planner:
             if runs > 1:
                 raise Unconvertible(f"the convolution runs {runs} times in a forward")
             return self._convolution(at, layer, module)
-        if not isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-            raise Unconvertible(f"{type(module).__name__} is no Conv2d, MaxPool2d or AvgPool2d")
+        if not isinstance(module, nn.MaxPool2d | nn.LPPool2d | nn.AvgPool2d):
+            known = "Conv2d, MaxPool2d, LPPool2d or AvgPool2d"
+            raise Unconvertible(f"{type(module).__name__} is no {known}")
         if runs > 1:
             self._check_runs(name, runs)
-        if isinstance(module, nn.MaxPool2d):
-            return self._max_pool(layer, module)
-        return self._average_pool(layer, module)
+        if isinstance(module, nn.AvgPool2d):
+            return self._average_pool(layer, module)
+        return self._dense_pool(layer, module)
 
     def _convolution(self, at: int, layer: StridedLayer, conv: nn.Conv2d) -> Step:
         stride, name = (conv.stride[0], conv.stride[1]), layer.name
@@ -133,14 +134,15 @@ class Planner:
         note = f"conv at stride 1, then {label} {place.side} {place.module}"
         return Step(name, True, place, channels[1], stride, phase, note)
 
-    def _max_pool(self, layer: StridedLayer, pool: nn.MaxPool2d) -> Step:
-        if pool.return_indices:
+    def _dense_pool(self, layer: StridedLayer, pool: nn.MaxPool2d | nn.LPPool2d) -> Step:
+        if isinstance(pool, nn.MaxPool2d) and pool.return_indices:
             raise Unconvertible("it returns indices, which belong to its stride")
         name, plain = layer.name.partition("#")[0], type(pool).forward is nn.MaxPool2d.forward
         if pool.ceil_mode and not plain:
             raise Unconvertible(f"{type(pool).__name__} with ceil_mode")
         phase = _phase(pool, layer)
-        note = f"max at stride 1, then {_label(self.recipe.method)} after {name}"
+        what = "max" if isinstance(pool, nn.MaxPool2d) else "power mean"
+        note = f"{what} at stride 1, then {_label(self.recipe.method)} after {name}"
         channels, place = layer.output_shape[0], Place("after", name)
         return Step(name, True, place, channels, _whole(layer.stride), phase, note)
 
@@ -256,7 +258,7 @@ class Planner:
 
 
 def _reason_of_call(layer: StridedLayer) -> str:
-    if layer.kind in ("conv", "patch_embed", "max_pool", "avg_pool"):
+    if layer.kind in ("conv", "patch_embed", "max_pool", "avg_pool", "lp_pool"):
         return f"a bare call of {layer.function}: make it a module"
     if layer.kind == "slice":
         return "a strided slice, with no operation before it that could be anti-aliased"
@@ -277,7 +279,7 @@ def _phase(module: Any, layer: StridedLayer) -> tuple[int, int]:
     the first: 0. A module that pads by its stride, "same" as TensorFlow has it, puts ⌊p/2⌋ of its
     p samples of padding first, and p depends on the stride. What any other subclass does is tried.
     """
-    plain = (nn.Conv2d.forward, nn.MaxPool2d.forward, nn.AvgPool2d.forward)
+    plain = {m.forward for m in (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)}
     stride = _whole(layer.stride)
     if type(module).forward in plain:
         return 0, 0

@@ -8,7 +8,7 @@ from torch import nn
 from aliascope.antialias.recipe import Recipe
 from aliascope.errors import ModelError
 from aliascope.records import Kind
-from aliascope.text import columns
+from aliascope.text import columns, wrapped
 
 Outcome = Literal["converted", "kept", "refused"]
 
@@ -43,6 +43,7 @@ class Conversion:
     flops_before: int
     """Of the convolutions and matrix products of the whole network."""
     flops_after: int
+    notices: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         header = ["layer", "kind", "MFLOPs", "outcome", ""]
@@ -59,7 +60,9 @@ class Conversion:
         size = "×".join(map(str, self.input_shape))
         ratio = self.flops_after / max(self.flops_before, 1)
         total = f"{self.flops_before / 1e9:.3g} → {self.flops_after / 1e9:.3g} GFLOPs"
-        return f"{columns([header, *rows])}\n{self.recipe} on {size}: {total}, {ratio:.2f} times"
+        lines = [columns([header, *rows]), f"{self.recipe} on {size}: {total}, {ratio:.2f} times"]
+        lines += [wrapped([f"notice: {text}"]) for text in self.notices]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as `--json` prints it."""

@@ -160,12 +160,16 @@ def _attach(host: nn.Module, place: Place, pool: nn.Module) -> str:
     return f"{place.module}.{child}"
 
 
-def share_choices(model: nn.Module, recorded: Trace) -> None:
+def share_choices(model: nn.Module, recorded: Trace) -> list[str]:
     """Let polyphase layers whose outputs meet keep the same component of an image.
 
     Where two branches join (a residual sum, a concatenation), the last such layer of each branch
     that the other has not: whichever runs first leads.
+
+    Returns:
+        The modules where branches join that cannot share a choice.
     """
+    apart: list[str] = []
     modules = dict(model.named_modules())
     choosers: dict[int, PolyphaseChoice] = {}
     leaders: dict[int, int] = {}
@@ -177,7 +181,10 @@ def share_choices(model: nn.Module, recorded: Trace) -> None:
             choosers[index], leaders[index] = module, index
         for left, right in combinations([ancestors[parent] for parent in call.parents], 2):
             one, other = _last(choosers, left & ~right), _last(choosers, right & ~left)
+            if (one is None and other is None) or isinstance(module, PolyphaseChoice):
+                continue
             if one is None or other is None or not _alike(recorded, one, other):
+                apart.append(call.module or "the model")
                 continue
             first, second = sorted((leaders[one], leaders[other]))
             leaders = {i: first if leader == second else leader for i, leader in leaders.items()}
@@ -188,6 +195,7 @@ def share_choices(model: nn.Module, recorded: Trace) -> None:
     for index, leader in leaders.items():
         if index != leader:
             choosers[index].follow(choosers[leader])
+    return list(dict.fromkeys(apart))
 
 
 def _last(choosers: dict[int, PolyphaseChoice], calls: int) -> int | None:

@@ -55,10 +55,12 @@ def _is_blur(weight: Tensor) -> bool:
     return alike and abs(float(weight[0].detach().sum()) - 1) < 1e-2
 
 
-def _pool(kind: Kind) -> Callable[[Tensor, Tensor, tuple, dict], Sampling | None]:
+def _pool(kind: Kind, at: int = 1) -> Callable[[Tensor, Tensor, tuple, dict], Sampling | None]:
+    """Pools whose kernel and stride are the arguments from a place on."""
+
     def pool(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
-        kernel = _pair(_argument(args, kwargs, 1, "kernel_size", 1))
-        stride = _argument(args, kwargs, 2, "stride", None)
+        kernel = _pair(_argument(args, kwargs, at, "kernel_size", 1))
+        stride = _argument(args, kwargs, at + 1, "stride", None)
         stride = _pair(stride) if stride is not None and stride != [] else kernel
         if stride == (1, 1) or _is_global(x, y, kernel):
             return None
@@ -111,6 +113,7 @@ _SAMPLERS: dict[str, Callable[[Tensor, Tensor, tuple, dict], Sampling | None]] =
     "max_pool2d": _pool("max_pool"),
     "max_pool2d_with_indices": _pool("max_pool"),
     "avg_pool2d": _pool("avg_pool"),
+    "lp_pool2d": _pool("lp_pool", at=2),
     "adaptive_avg_pool2d": _resized("avg_pool"),
     "adaptive_max_pool2d": _resized("max_pool"),
     "adaptive_max_pool2d_with_indices": _resized("max_pool"),
