@@ -14,18 +14,27 @@ from pathlib import Path
 
 from aliascope import load_model, open_images, save_model
 from aliascope.finetune import finetune
-from aliascope.images import Entry, ImageSource
+from aliascope.images import ImageSource
 from aliascope.models.catalogues import REPAIRED
 
 STUDENT = "efficientnet_lite0@blurpool:3:stem"
 
 
-def source(entries: list[Entry], classes: int | None, spec: str) -> ImageSource:
+def parted(imagenet, photos):
+    """What is trained on, and what is held out."""
+    labelled, unlabelled = open_images(imagenet), open_images(photos)
+    known = list(labelled.entries())
+    training = [entry for i, entry in enumerate(known) if i % 4]
+    training += [entry for i, entry in enumerate(unlabelled.entries()) if i % 15 != 14]
+    return source(training, None, "training"), source(known[::4], labelled.classes, "held out")
+
+
+def source(entries, classes, spec):
     """Chosen pictures of a source, as a source."""
     return ImageSource(lambda: iter(entries), classes, [entry.id for entry in entries], spec)
 
 
-def main() -> None:
+def main():
     """Convert, recalibrate, fine-tune, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("imagenet")
@@ -35,12 +44,7 @@ def main() -> None:
     parser.add_argument("--training", type=Path, default=Path("embedded-pair"))
     parser.add_argument("--out", type=Path, default=REPAIRED["efficientnet_lite0_blurpool"])
     given = parser.parse_args()
-    imagenet, photos = open_images(given.imagenet), open_images(given.photos)
-    labelled, unlabelled = list(imagenet.entries()), list(photos.entries())
-    training = [entry for i, entry in enumerate(labelled) if i % 4]
-    training += [entry for i, entry in enumerate(unlabelled) if i % 15 != 14]
-    images = source(training, None, "three quarters of IMAGENET, 14 of 15 PHOTOS")
-    held_out = source(labelled[::4], imagenet.classes, "every fourth of IMAGENET")
+    images, held_out = parted(given.imagenet, given.photos)
     teacher, student = load_model("efficientnet_lite0"), load_model(STUDENT)
     started = time.monotonic()
     tuned = finetune(
