@@ -6,7 +6,7 @@ measured on the same images as the original, under circular and under crop shift
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +34,7 @@ from aliascope.records import StridedLayer
 from aliascope.spectra import alias_violation_ratio
 from aliascope.statistics import bootstrap_means
 from aliascope.store import Run, write_file
+from aliascope.study.study import Progress
 from aliascope.taps import evaluating, strided_layers, tap
 from aliascope.text import columns, file_name, wrapped
 
@@ -56,8 +57,6 @@ ORIGINAL = "original"
 PHASE_CHOOSERS = (APSPool, LPSPool, TIPSPool)
 _SPECTRA = 16
 """Images whose aliasing at the point of decimation is averaged."""
-
-Progress = Callable[[str], Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -206,6 +206,18 @@ def median_interval(values: ArrayLike, *, level: float = 0.95) -> Estimate:
         return Estimate(float(np.median(x)), float(low), float(high))
 
 
+def pareto(cost: ArrayLike, loss: ArrayLike) -> Bool[np.ndarray, " n"]:
+    """Whether no other point has less of one and not more of the other.
+
+    >>> pareto([1, 2, 3], [5, 4, 4]).tolist()
+    [True, True, False]
+    """
+    x, y = np.asarray(cost, float), np.asarray(loss, float)
+    no_worse = (x[:, None] <= x) & (y[:, None] <= y)
+    better = (x[:, None] < x) | (y[:, None] < y)
+    return np.logical_not((no_worse & better).any(axis=0))
+
+
 def holm(pvalues: ArrayLike) -> Float[np.ndarray, " n"]:
     """Holm's step-down correction: p_(k) · (m − k + 1), made monotone and capped at 1.
 

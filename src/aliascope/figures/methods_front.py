@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import ArrayLike
 
 from aliascope.figures._style import COLOUR, GREY, INK, PAGE, PALE, SMALL, sheet, styled
+from aliascope.statistics import pareto
 
 _STAGES = {"original": ("D", INK), "zero-shot": ("o", "white"), "recalibrated": ("o", None)}
 _PANELS = {
@@ -59,15 +59,3 @@ def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
                         textcoords="offset points", va="top")  # fmt: skip
         ax.margins(0.15)
     return figure
-
-
-def pareto(cost: ArrayLike, loss: ArrayLike) -> np.ndarray:
-    """Whether no other point has less of one and not more of the other.
-
-    >>> pareto([1, 2, 3], [5, 4, 4]).tolist()
-    [True, True, False]
-    """
-    x, y = np.asarray(cost, float), np.asarray(loss, float)
-    no_worse = (x[:, None] <= x) & (y[:, None] <= y)
-    better = (x[:, None] < x) | (y[:, None] < y)
-    return np.logical_not((no_worse & better).any(axis=0))
