@@ -19,6 +19,9 @@ from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
 from aliascope.taps import evaluating
 
+ENOUGH = 512
+"""Pictures, for means and variances over all places of a map."""
+
 
 def recalibrate(
     model: str | nn.Module | LoadedModel,
@@ -26,7 +29,7 @@ def recalibrate(
     *,
     preprocess: Preprocessing | None = None,
     batch_size: int = 64,
-    limit: int | None = None,
+    limit: int | None = ENOUGH,
     device: str | None = None,
 ) -> nn.Module:
     """A copy of a model whose batch-norms hold the mean and variance of the given images.
@@ -47,7 +50,7 @@ def recalibrate(
         preprocess: by default the model's own evaluation transform.
         batch_size: images per forward.
         limit: at most so many images, spread evenly over the source (of a stream, the first): the
-            first files of a folder are often all of one kind. A few hundred are enough.
+            first files of a folder are often all of one kind; None for all.
         device: by default CUDA where there is one.
 
     Returns:

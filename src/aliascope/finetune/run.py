@@ -18,7 +18,7 @@ from aliascope.errors import ImageError, ModelError
 from aliascope.finetune.checkpoint import RECORD, Checkpoints
 from aliascope.finetune.data import Photos, split
 from aliascope.finetune.evaluation import METRICS, HeldOut
-from aliascope.finetune.recalibration import recalibrate
+from aliascope.finetune.recalibration import ENOUGH, recalibrate
 from aliascope.finetune.settings import BatchNorm, Settings
 from aliascope.finetune.training import Training
 from aliascope.images import Entry, ImageSource, open_images
@@ -30,7 +30,6 @@ from aliascope.text import columns, wrapped
 
 Model = str | nn.Module | LoadedModel
 Source = str | Path | ImageSource | Sequence[Any] | Dataset[Any]
-_RECALIBRATION = 512
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -186,7 +185,7 @@ def finetune(
     student = load_model(model)
     guide = student if teacher is None else load_model(teacher)
     if recalibration is None:
-        recalibration = _RECALIBRATION if _converted(student.module) else 0
+        recalibration = ENOUGH if _converted(student.module) else 0
     settings = Settings(
         steps=steps,
         batch_size=batch_size,
