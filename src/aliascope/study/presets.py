@@ -44,7 +44,7 @@ class Plan:
 
 
 PRESETS = {
-    "embedded": Plan("efficientnet_lite0", "efficientnet_lite0@blurpool:2"),
+    "embedded": Plan("efficientnet_lite0", "efficientnet_lite0_blurpool"),
     "paper": Plan(
         "timm:resnet50",
         "antialiased:resnet50",
