@@ -3,11 +3,12 @@
     python docs/embedded_pair.py IMAGENET PHOTOS
 
 IMAGENET is a folder of labelled ImageNet photographs, every fourth of which is held out; PHOTOS is
-one of photographs without labels, every fifteenth of which is never used. A killed run goes on
-where it was.
+one of photographs without labels, every fifteenth of which is never used. Writes the weights into
+the package and the history into docs/studies/pair. A killed run goes on where it was.
 """
 
 import argparse
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from aliascope.images import ImageSource
 from aliascope.models.catalogues import REPAIRED
 
 STUDENT = "efficientnet_lite0@blurpool:3:stem"
+RECORD = Path(__file__).parent / "studies" / "pair" / "finetune.json"
 
 
 def parted(imagenet, photos):
@@ -59,6 +61,8 @@ def main():
         progress=lambda step, steps: print(f"step {step} of {steps}", end="\r", flush=True),
     )
     save_model(replace(student, module=tuned.model), given.out, half=True)
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    RECORD.write_text(json.dumps(tuned.to_dict(), indent=1) + "\n")
     print(tuned)
     print(f"{time.monotonic() - started:.0f} s")
 

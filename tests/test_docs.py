@@ -95,7 +95,9 @@ def test_documents_quote_the_tables_of_the_studies():
 
 
 def test_the_committed_studies_are_whole():
-    for study in (ROOT / "docs" / "studies").iterdir():
+    studies = [path.parent for path in (ROOT / "docs" / "studies").glob("*/summary.json")]
+    assert len(studies) >= 3
+    for study in studies:
         record = json.loads((study / "summary.json").read_text())
         assert set(record["phases"].values()) == {"complete"}, study
         rows = pd.read_csv(study / "tables" / "phase5_tradeoff.csv").set_index("role")
