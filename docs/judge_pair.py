@@ -2,8 +2,8 @@
 
     python docs/judge_pair.py IMAGENET PHOTOS [MODEL]
 
-The folders are those of embedded_pair.py: the held-out fourth of IMAGENET, and the unused fifteenth
-of PHOTOS. Writes docs/studies/pair/judged.csv: for each set and figure the mean of both, their
+The folders are those of embedded_pair.py: the held-out fourth of IMAGENET, the unused fifteenth of
+PHOTOS, and for comparison some that were trained on. Writes docs/studies/pair/judged.csv: for each set and figure the mean of both, their
 change and its 95 % interval over photographs.
 """
 
@@ -30,9 +30,13 @@ def main():
     parser.add_argument("photos")
     parser.add_argument("model", nargs="?", default="efficientnet_lite0_blurpool")
     given = parser.parse_args()
+    labelled = list(open_images(given.imagenet).entries())
+    unused = list(open_images(given.photos).entries())[14::15]
     sets = {
-        "held-out": list(open_images(given.imagenet).entries())[::4],
-        "unused": list(open_images(given.photos).entries())[14::15],
+        "held-out": labelled[::4],
+        "trained on": [entry for i, entry in enumerate(labelled) if i % 4][::3],
+        "unused": unused,
+        "unused, ImageNet validation": [e for e in unused if e.id.startswith("val_")],
     }
     models = [load_model(spec) for spec in ("efficientnet_lite0", given.model)]
     tables = []
