@@ -3,8 +3,8 @@
     python docs/judge_pair.py IMAGENET PHOTOS [MODEL]
 
 The folders are those of embedded_pair.py: the held-out fourth of IMAGENET, the unused fifteenth of
-PHOTOS, and for comparison some that were trained on. Writes docs/studies/pair/judged.csv: for each set and figure the mean of both, their
-change and its 95 % interval over photographs.
+PHOTOS, and for comparison some that were trained on. Writes docs/studies/pair/judged.csv: for each
+set and figure the mean of both, their change and its 95 % interval over photographs.
 """
 
 import argparse
