@@ -503,7 +503,7 @@ class TestRefusals:
             "6 of 6",
             "indices (max_pool): it returns indices",
             "sums (avg_pool): its divisor",
-            "adaptive (avg_pool): AdaptiveAvgPool2d is no Conv2d, MaxPool2d or AvgPool2d",
+            "adaptive (avg_pool): AdaptiveAvgPool2d is no Conv2d, MaxPool2d, LPPool2d or AvgPool2d",
             "wide (avg_pool): its padding adds samples",
             "slice (slice): a strided slice",
             "interpolate (interpolate): interpolate resamples by no fixed stride",

@@ -170,10 +170,17 @@ def test_pareto_against_its_definition():
 def test_the_figure_draws_every_row(found):
     table = found[0].table
     figure = draw(table, model="Net", caption="8 images.")
-    for ax in figure.axes:
-        points = np.concatenate([line.get_xdata() for line in ax.lines[1:]])
-        assert sorted(points) == pytest.approx(sorted(table["latency_ratio"]))
-        assert ax.get_xlabel() == "latency, ratio to the original"
+    accuracy = "kept" if table["top1"].isna().any() else "top1"
+    costs = [table["latency_ratio"], table["latency_ratio"], 1 - table[accuracy]]
+    losses = [table["logit_instability"], 1 - table["agreement_crop"], table["logit_instability"]]
+    for ax, cost, loss in zip(figure.axes, costs, losses, strict=True):
+        across, up = (
+            np.concatenate([getattr(line, f"get_{axis}data")() for line in ax.lines[1:]])
+            for axis in "xy"
+        )
+        assert sorted(across) == pytest.approx(sorted(cost))
+        assert sorted(up) == pytest.approx(sorted(loss))
+    assert figure.axes[0].get_xlabel() == "latency, ratio to the original"
     assert "Net" in figure._supxlabel.get_text()
 
 

@@ -9,16 +9,22 @@ from aliascope.figures._style import COLOUR, GREY, INK, PAGE, PALE, SMALL, sheet
 from aliascope.statistics import pareto
 
 _STAGES = {"original": ("D", INK), "zero-shot": ("o", "white"), "recalibrated": ("o", None)}
-_PANELS = {
+_LABELS = {
+    "latency_ratio": "latency, ratio to the original",
     "logit_instability": "logit instability (less is more stable)",
     "disagreement": "disagreement under crop shifts",
-    "error": "predictions that change or are wrong",
 }
+_PANELS = (
+    ("latency_ratio", "logit_instability"),
+    ("latency_ratio", "disagreement"),
+    ("error", "logit_instability"),
+)
+"""What each costs and what it leaves, both better when small."""
 
 
 @styled
 def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
-    """A panel a quantity that should be small, against latency; the Pareto front is a line.
+    """Instability against latency, and against what accuracy it costs; Pareto fronts are lines.
 
     Args:
         table: `Methods.table`.
@@ -28,7 +34,7 @@ def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
     table = table.dropna(subset="latency_ratio")
     accuracy = "top1" if np.isfinite(table["top1"].to_numpy(float)).all() else "kept"
     table = table.assign(disagreement=1 - table["agreement_crop"], error=1 - table[accuracy])
-    labels = _PANELS | {"error": "1 − top-1" if accuracy == "top1" else "predictions that changed"}
+    labels = _LABELS | {"error": "1 − top-1" if accuracy == "top1" else "predictions that changed"}
     handles = [
         Line2D([], [], marker=marker, linewidth=0, markeredgecolor=INK, label=stage,
                markerfacecolor=COLOUR["baseline"] if face is None else face)
@@ -36,26 +42,24 @@ def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
         if stage in set(table["stage"])
     ]  # fmt: skip
     handles.append(Line2D([], [], color=COLOUR["antialiased"], linewidth=1.2, label="Pareto front"))
-    note = "Whiskers: 95 % bootstrap intervals (left)."
+    note = "Whiskers: 95 % bootstrap intervals."
     figure, axes = sheet(PAGE, 2.9, f"{model}. {note} {caption}", handles, shape=(1, 3))
-    for ax, (name, label) in zip(axes.flat, labels.items(), strict=True):
-        ax.set(xlabel="latency, ratio to the original", ylabel=label)
+    for ax, (cost, name) in zip(axes.flat, _PANELS, strict=True):
+        ax.set(xlabel=labels[cost], ylabel=labels[name])
         ax.grid(color=PALE)
-        front = table.loc[pareto(table["latency_ratio"], table[name])]
-        best = front.sort_values(by="latency_ratio")
-        ax.step(
-            best["latency_ratio"], best[name], where="post", color=COLOUR["antialiased"], zorder=1
-        )
+        front = table.loc[pareto(table[cost], table[name])].sort_values(by=cost)
+        ax.step(front[cost], front[name], where="post", color=COLOUR["antialiased"], zorder=1)
         if name + "_low" in table:
-            ax.vlines(table["latency_ratio"], table[f"{name}_low"], table[f"{name}_high"],
+            ax.vlines(table[cost], table[f"{name}_low"], table[f"{name}_high"],
                       color=GREY, linewidth=0.7, zorder=1)  # fmt: skip
         for stage, (marker, face) in _STAGES.items():
             rows = table[table["stage"] == stage]
             colour = COLOUR["baseline"] if face is None else face
-            ax.plot(rows["latency_ratio"], rows[name], marker, markerfacecolor=colour,
+            ax.plot(rows[cost], rows[name], marker, markerfacecolor=colour,
                     markeredgecolor=INK, markeredgewidth=0.6)  # fmt: skip
-        for row in front.to_dict(orient="records"):
-            ax.annotate(row["method"], (row["latency_ratio"], row[name]), (3, -3), size=SMALL,
+        apart = front.loc[~front[[cost, name]].round(3).duplicated()]
+        for row in apart.to_dict(orient="records"):
+            ax.annotate(row["method"], (row[cost], row[name]), (3, -3), size=SMALL,
                         textcoords="offset points", va="top")  # fmt: skip
         ax.margins(0.15)
     return figure

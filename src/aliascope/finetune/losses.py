@@ -81,10 +81,7 @@ def feature_layers(
     """Modules whose inputs the networks share: where the teacher downsamples, and its classifier.
 
     These are the last maps of each resolution; what reads the image is left out. The names are the
-    teacher's, and surgery keeps them.
-
-    Raises:
-        ModelError: the networks have no such module in common.
+    teacher's, and surgery keeps them. There may be none.
     """
     layers = strided_layers(teacher, example)
     names = [layer.name for layer in layers if layer.stride != layer.cumulative_stride]
@@ -96,13 +93,7 @@ def feature_layers(
                 held.enter_context(reading)
         teacher(example)
     shared = {name for name, _ in student.named_modules()}
-    found = [name for name in dict.fromkeys([*names, *ran[-1:]]) if name in shared]
-    if not found:
-        raise ModelError(
-            "feature_weight needs a module that downsamples, or a last linear layer, that model "
-            "and teacher both have under the same name; leave it at 0"
-        )
-    return found
+    return [name for name in dict.fromkeys([*names, *ran[-1:]]) if name in shared]
 
 
 @dataclass
@@ -186,7 +177,7 @@ class Objective:
             )
         z, shifted = output.logits[:count], output.logits[count:]
         parts = {"distillation": distillation(z, target.logits, settings.temperature)}
-        if settings.feature_weight:
+        if target.features:
             pairs = [(output.features[k][:count], x) for k, x in target.features.items()]
             parts["features"] = torch.stack([feature_distance(*pair) for pair in pairs]).mean()
         if settings.consistency:

@@ -134,7 +134,7 @@ def finetune(
         clip_norm: longest gradient, over all weights.
         temperature: T.
         feature_weight: of the distance of the maps that the teacher's strided layers read, and of
-            what its last linear layer reads.
+            what its last linear layer reads, as far as the model has modules of these names.
         consistency: weight of the change under a one-pixel move, by crops that really are one pixel
             apart; measured on every fourth image of a batch.
         alias_penalty: weight of the box AVR of what is sampled, mean over layers and images.
