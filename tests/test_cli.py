@@ -33,13 +33,14 @@ def broken():
 
 def slow():
     import pathlib, time
+    again = pathlib.Path("busy").exists()
     class Slow(nn.Module):
         def __init__(self):
             super().__init__()
             self.net = net()
             self.forwards = 0
         def forward(self, x):
-            time.sleep(0.1)
+            time.sleep(0.1 if again or self.forwards < 8 else 0.5)  # time for a signal to come
             self.forwards += 1
             if self.forwards == 8:
                 pathlib.Path("busy").touch()
