@@ -33,7 +33,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("imagenet")
     parser.add_argument("photos")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=40)
     given = parser.parse_args()
     images, held_out = parted(given.imagenet, given.photos)
     model = load_model("efficientnet_lite0")
