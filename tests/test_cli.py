@@ -284,7 +284,11 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(folder):
     command += ["--out", "run", "--batch-size", "1"]
     heeded = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # not so under nohup
     child = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heeded  # noqa: PLW1509
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeded,  # noqa: PLW1509
     )
     deadline = time.monotonic() + 120
     while not Path("busy").exists() and time.monotonic() < deadline:
