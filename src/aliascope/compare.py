@@ -1,6 +1,5 @@
 """Two runs over the same images, side by side: what changed, and how sure that is."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import pandas as pd
 from aliascope.errors import RunError
 from aliascope.statistics import Estimate, bootstrap_interval, holm, paired
 from aliascope.store import Run
-from aliascope.text import wrapped
+from aliascope.text import plain, wrapped
 
 _IMAGE_METRICS = ["sis", "agreement", "logit_instability", "confidence", "accuracy"]
 _RESOLUTION = 1e-5
@@ -62,12 +61,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """The same in JSON's own types, the frames as lists of rows; None is NaN or infinite."""
-        frames = {name: getattr(self, name).to_dict("records") for name in ("images", "layers")}
-        agreement = self.prediction_agreement._asdict()
-        return json.loads(
-            json.dumps(vars(self) | frames | {"prediction_agreement": agreement}),
-            parse_constant=lambda _: None,
-        )
+        return plain(vars(self) | {"prediction_agreement": self.prediction_agreement._asdict()})
 
     def __str__(self) -> str:
         return "\n\n".join(filter(None, _blocks(self)))

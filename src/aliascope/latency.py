@@ -6,7 +6,6 @@ without gradients, but with batch-norm unfolded and the memory format as it is.
 """
 
 import copy
-import json
 import math
 import time
 from collections import Counter
@@ -33,7 +32,7 @@ from aliascope.instrument import (
 from aliascope.models import LoadedModel, load_model
 from aliascope.statistics import median_interval
 from aliascope.taps import evaluating
-from aliascope.text import columns, wrapped
+from aliascope.text import columns, plain, wrapped
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 11, 200
 _WARM_UP = 3
@@ -67,8 +66,7 @@ class Latency:
 
     def to_dict(self) -> dict[str, Any]:
         """The same in JSON's own types, the frames as lists of rows; None is NaN."""
-        frames = {name: getattr(self, name).to_dict("records") for name in ("times", "table")}
-        return json.loads(json.dumps(vars(self) | frames), parse_constant=lambda _: None)
+        return plain(vars(self))
 
     def __str__(self) -> str:
         return "\n\n".join(filter(None, _blocks(self)))

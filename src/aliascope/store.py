@@ -31,7 +31,7 @@ from jaxtyping import Float
 
 from aliascope.errors import RunError
 from aliascope.records import StridedLayer
-from aliascope.text import columns, pair, wrapped
+from aliascope.text import columns, pair, plain, wrapped
 
 State = Literal["running", "complete", "interrupted", "failed"]
 
@@ -136,7 +136,7 @@ class Run:
         metrics = _moments(self.images, slice(None), _IMAGE_METRICS)
         del metrics["correct"]["std"]  # of a truth value the mean says all
         rows = {"path": self.path, "measured": len(self.images), "metrics": metrics}
-        return _record(self) | _plain(rows | {"layers": layers})
+        return _record(self) | plain(rows | {"layers": layers})
 
     def __repr__(self) -> str:
         return f"<Run of {self.model}, {self.state}, in {self.path or 'memory'}>"
@@ -208,7 +208,7 @@ class RunWriter:
         flush_seconds: float = 10.0,
     ) -> None:
         # Through JSON, so that a run in memory and one read back have the same config.
-        self.run = Run(_plain(config), list(layers), info | {"pid": os.getpid()})
+        self.run = Run(plain(config), list(layers), info | {"pid": os.getpid()})
         self.run.path = None if path is None else Path(path)
         self.measured: frozenset[str] = frozenset()
         self.previous_info: dict[str, Any] | None = None
@@ -447,18 +447,12 @@ def _concat(tables: list[pa.Table]) -> pa.Table:
 
 def _record(run: Run) -> dict[str, Any]:
     kept = {"format": _FORMAT} | {name: getattr(run, name) for name in _RECORDED}
-    return _plain(kept | {"layers": [asdict(layer) for layer in run.strided_layers]})
+    return plain(kept | {"layers": [asdict(layer) for layer in run.strided_layers]})
 
 
 def _layer(row: dict[str, Any]) -> StridedLayer:
     known: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
     return StridedLayer(**known)
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON gives it back: tuples as lists, numbers that are not finite as None."""
-    own = json.dumps(value, default=lambda v: v.item() if isinstance(v, np.generic) else str(v))
-    return json.loads(own, parse_constant=lambda _: None)
 
 
 def _moments(frame: pd.DataFrame, rows: Any, names: dict[str, str]) -> dict[str, dict[str, float]]:

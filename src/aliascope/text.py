@@ -1,8 +1,13 @@
-"""Plain text that fits a terminal and a log file alike."""
+"""Plain text that fits a terminal and a log file alike, and values that JSON can hold."""
 
+import json
 import re
 from collections.abc import Sequence
 from textwrap import fill
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 WIDTH = 100
 
@@ -43,3 +48,20 @@ def file_name(spec: str) -> str:
     ('timm-resnet50', 'efficientnet_lite0@blurpool-2')
     """
     return re.sub(r"[^\w@.+-]+", "-", spec)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON gives it back: numbers that are not finite as None, frames as rows.
+
+    Tuples become lists, numpy's numbers Python's, and anything else its `str`.
+
+    >>> plain({"rows": pd.DataFrame({"sis": [0.5, float("nan")]}), "side": (np.int64(3),)})
+    {'rows': [{'sis': 0.5}, {'sis': None}], 'side': [3]}
+    """
+    return json.loads(json.dumps(value, default=_own), parse_constant=lambda _: None)
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, pd.DataFrame):
+        return value.to_dict("records")
+    return value.item() if isinstance(value, np.generic) else str(value)

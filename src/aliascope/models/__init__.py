@@ -102,9 +102,7 @@ def load_model(
     base, texts = _parts(spec)
     recipes = [Recipe.parse(text) for text in texts]
     file = None if weights in ("pretrained", "random") else Path(weights)
-    name, saved, path = str(file or weights), None, None
-    if base.endswith(SUFFIX) and weights == "pretrained":
-        name = base
+    saved, path = None, None
     base = str(REPAIRED.get(base, base))
     if base.endswith(SUFFIX):
         path = Path(base)
@@ -123,7 +121,8 @@ def load_model(
     digest = weights_digest(module)
     original = saved.weights_digest if saved and file == path else original
     provenance = Provenance(base, tuple(recipes), original or digest, version("aliascope"))
-    return LoadedModel(spec, module, preprocessing, plan.class_names, name, digest, provenance)
+    source = "pretrained" if file in REPAIRED.values() else str(file or weights)
+    return LoadedModel(spec, module, preprocessing, plan.class_names, source, digest, provenance)
 
 
 def save_model(model: LoadedModel, path: str | Path, *, half: bool = False) -> None:

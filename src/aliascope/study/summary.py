@@ -1,6 +1,5 @@
 """What a study found, in one small record and a closing table."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ import pandas as pd
 from aliascope.errors import RunError
 from aliascope.study.presets import ANTIALIASED, BASELINE, PRESETS, PUBLISHED, ROLES
 from aliascope.study.study import Study
-from aliascope.text import columns, wrapped
+from aliascope.text import columns, plain, wrapped
 
 _FORMAT = 1
 
@@ -33,7 +32,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """The record in JSON's own types; None is NaN."""
-        return _plain(self.record)
+        return plain(self.record)
 
     def __str__(self) -> str:
         return "\n\n".join(filter(None, _blocks(self)))
@@ -112,10 +111,6 @@ def _published_layers(study: Study) -> Iterator[tuple[str, float, float]]:
             yield f"{layer} t", t, row["t_statistic"]
         if layer in correlation.index:
             yield f"{layer} r {BASELINE}", r, correlation.loc[layer, "baseline_r"]
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(record, default=str), parse_constant=lambda _: None)
 
 
 def record_of(
