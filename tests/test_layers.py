@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import oracles
 from aliascope import alias_violation_ratio
@@ -363,6 +364,20 @@ class TestIdeal:
         data=st.data(),
     )
     @settings(max_examples=60)
+    def test_its_matrices_are_kept_and_serve_every_mode(self):
+        pool, x = IdealPool(3), torch.rand(1, 3, 18, 22)
+        with torch.inference_mode():
+            wanted = pool(x)
+        trained = x.clone().requires_grad_()
+        pool(trained).sum().backward()
+        assert trained.grad.abs().sum() > 0
+        with FakeTensorMode():
+            assert isinstance(pool(torch.rand(1, 3, 26, 14)), FakeTensor)
+        assert pool(torch.rand(1, 3, 26, 14)).isfinite().all()
+        assert torch.equal(pool(x), wanted)
+        assert pool(x.double()).dtype == torch.float64
+        torch.testing.assert_close(pool(x.double()).float(), wanted)
+
     def test_it_is_fft_mask_inverse_and_decimation(self, shape, stride, padding, layout, data):
         phases = tuple(
             data.draw(st.sampled_from([0, 0.5, 0.75, s - 1])) if s > 1 else 0 for s in pair(stride)

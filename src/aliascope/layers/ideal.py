@@ -1,6 +1,8 @@
 """IdealPool: the low-pass that lets nothing alias, then every s-th pixel."""
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,7 +23,7 @@ class IdealPool(Downsampler):
     Y = A_h X A_wᵀ with A[i, m] = (1/N) Σ_{|k| < N/2s} exp(2πi k (s·i + phase − m) / N): per axis
     the DFT bins below the new Nyquist frequency, without the bin on it, which is its own alias;
     gain 1. The result of FFT, mask, inverse FFT and decimation, as one small dense matrix an axis,
-    built for the size at hand; an axis of stride 1 is left alone.
+    built for the size at hand and kept for the next map; an axis of stride 1 is left alone.
 
     With circular padding it is exact: of a map without higher frequencies it yields the samples,
     and where s divides the side, any shift of such a map, sub-pixel ones included, shifts the
@@ -68,7 +70,7 @@ class IdealPool(Downsampler):
         batch, channels, height, width = self.checked(x).shape
         precise = x if x.dtype == torch.float64 else x.float()
         rows, columns = (
-            low_pass(side, step, phase, self.padding).to(precise)
+            _matrix(side, step, phase, self.padding, precise)
             for side, step, phase in zip((height, width), self.strides, self.phases, strict=True)
         )
         # Autocast would round the products to half precision.
@@ -82,6 +84,21 @@ class IdealPool(Downsampler):
             y = columns @ y.reshape(-1, width, channels)  # (B·K_h, K_w, C)
             y = y.view(batch, len(rows), len(columns), channels)
         return as_laid_out(y.permute(0, 3, 1, 2), x)
+
+
+def _matrix(side: int, stride: int, phase: float | int, padding: str, like: Tensor) -> Tensor:
+    # Where a program is traced, the matrix has to be computed in it.
+    if torch.compiler.is_compiling() or type(like) is not Tensor:
+        return low_pass(side, stride, phase, padding).to(like)
+    return _kept(side, stride, phase, padding, like.dtype, like.device)
+
+
+@lru_cache(maxsize=32)
+def _kept(
+    side: int, stride: int, phase: float | int, padding: str, dtype: torch.dtype, device: Any
+) -> Tensor:
+    with torch.inference_mode(mode=False):  # or a later backward pass would refuse it
+        return low_pass(side, stride, phase, padding).to(device, dtype)
 
 
 def low_pass(side: int, stride: int, phase: float | int, padding: str) -> Float[Tensor, "k n"]:
