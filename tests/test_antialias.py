@@ -22,6 +22,7 @@ from aliascope import ModelError, antialias, conversion_of, load_model, strided_
 from aliascope.antialias import METHODS, Recipe, available_methods
 from aliascope.folding import fold_batch_norm
 from aliascope.layers import LAYERS, APSPool, BlurPool
+from aliascope.layers.wavelet import WAVELETS, delay
 from aliascope.models import weights_digest
 
 tv = torchvision.models
@@ -647,10 +648,30 @@ class TestMethods:
             Recipe(),
             Recipe("aps", 1, "convert", padding="circular"),
             Recipe(shortcut=False, partial=True),
+            Recipe("wavelet", wavelet="bior2.2"),
         ],
     )
     def test_a_recipe_reads_what_it_writes(self, recipe):
         assert Recipe.parse(str(recipe)) == recipe
+
+    @pytest.mark.parametrize("wavelet", WAVELETS)
+    def test_wavelets_stand_where_the_weights_expect_the_samples(self, wavelet):
+        """Of a ramp, a filter with a gain of 1 yields the samples at its centre."""
+        net = nn.Sequential(nn.Conv2d(3, 3, 1, 2, bias=False))
+        net[0].weight.data = torch.eye(3)[..., None, None]
+        ramp = torch.arange(32.0).expand(1, 3, 32, 32)
+        converted = antialias(net, "wavelet", wavelet=wavelet, stem="convert", example=ramp)
+        assert converted.get_submodule("0.0").wavelet == wavelet
+        late = (converted(ramp) - net(ramp))[..., 6:-6, 6:-6]
+        assert late.abs().max().item() <= 0.5 + 1e-4
+        torch.testing.assert_close(late, late.mean().expand_as(late), rtol=0, atol=1e-4)
+        assert late.mean().item() == pytest.approx(delay(wavelet, 2), abs=1e-4)
+
+    def test_a_wavelet_belongs_to_its_method(self):
+        with pytest.raises(ModelError, match=r"blurpool is no wavelet: leave out 'sym4'"):
+            Recipe.parse("blurpool:sym4")
+        with pytest.raises(ModelError, match=r"wavelet must be one of haar, .*, got 'db9'"):
+            Recipe("wavelet", wavelet="db9")
 
 
 def circular(model):

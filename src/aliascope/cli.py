@@ -202,10 +202,7 @@ def compare(
     """
     pairs = dict(_assignment(text) for text in layer_map or [])
     comparison = aliascope.compare(run_a, run_b, layer_map=pairs or None)
-    if as_json:
-        _print_json(comparison.to_dict())
-    else:
-        typer.echo(str(comparison))
+    _show(comparison, as_json)
 
 
 @app.command(
@@ -248,10 +245,7 @@ def bench(
             seed=seed,
             progress=progress,
         )
-    if as_json:
-        _print_json(latency.to_dict())
-    else:
-        typer.echo(str(latency))
+    _show(latency, as_json)
     for label, sentence in latency.failures.items():
         _complain(f"{label}: {sentence}")
     if latency.failures:
@@ -337,10 +331,7 @@ def study(
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from there")
         raise typer.Exit(1) from None
-    if as_json:
-        _print_json(summary.to_dict())
-    else:
-        typer.echo(str(summary))
+    _show(summary, as_json)
     for number, why in summary.failed.items():
         _complain(f"phase {number}: {why}")
     if summary.failed:
@@ -366,6 +357,9 @@ def antialias(
         Literal["reflect", "zeros", "replicate", "circular"],
         typer.Option(help="How the downsamplers continue a border."),
     ] = "reflect",
+    wavelet: Annotated[
+        Literal["haar", "db2", "bior2.2", "bior3.3", "sym4"], typer.Option(help="Of that method.")
+    ] = "haar",
     finetune: Annotated[
         str | None,
         typer.Option(help="A source, as for `measure`: train on it to predict as MODEL does."),
@@ -387,7 +381,7 @@ def antialias(
     goes on after a kill.
     """
     check_name(out)
-    recipe = aliascope.Recipe(method, size, stem, shortcut, partial, padding)
+    recipe = aliascope.Recipe(method, size, stem, shortcut, partial, padding, wavelet)
     loaded = aliascope.load_model(f"{model}@{recipe}", weights=weights)
     report = aliascope.conversion_of(loaded.module)
     trained = None
@@ -459,10 +453,7 @@ def methods(
             device=device,
             progress=_progress,
         )
-        if as_json:
-            _print_json(compared.to_dict())
-        else:
-            typer.echo(str(compared))
+        _show(compared, as_json)
         return
     found = aliascope.available_methods()
     if as_json:
@@ -518,6 +509,13 @@ def _numbers(text: str) -> list[int]:
             )
         found += range(int(first), int(last or first) + 1)
     return found
+
+
+def _show(result: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        typer.echo(str(result))
 
 
 def _print_json(data: Any) -> None:

@@ -4,7 +4,6 @@ Zero-shot, and where images for it are given after batch-norm recalibration, eac
 measured on the same images as the original, under circular and under crop shifts.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -36,7 +35,7 @@ from aliascope.statistics import bootstrap_means
 from aliascope.store import Run, write_file
 from aliascope.study.study import Progress
 from aliascope.taps import evaluating, strided_layers, tap
-from aliascope.text import columns, file_name, wrapped
+from aliascope.text import columns, file_name, plain, wrapped
 
 TRIED = (
     "blurpool:1",
@@ -49,6 +48,7 @@ TRIED = (
     "aps:3",
     "lps:1",
     "wavelet",
+    "wavelet:sym4",
     "adaptive",
     "tips",
 )
@@ -76,8 +76,7 @@ class Methods:
 
     def to_dict(self) -> dict[str, Any]:
         """The same in JSON's own types; None is NaN."""
-        record = vars(self) | {"table": self.table.to_dict("records")}
-        return json.loads(json.dumps(record), parse_constant=lambda _: None)
+        return plain(vars(self))
 
     def __str__(self) -> str:
         return "\n\n".join(filter(None, _blocks(self)))

@@ -49,6 +49,7 @@ def antialias(
     shortcut: bool = True,
     partial: bool = False,
     padding: str = "reflect",
+    wavelet: str = "haar",
     example: Float[Tensor, "batch chan height width"] | None = None,
 ) -> nn.Module:
     """A copy of a model in which what downsamples is filtered before it is decimated.
@@ -75,6 +76,7 @@ def antialias(
         partial: convert what can be, and list the rest in the report, instead of raising.
         padding: of the downsamplers: reflect, zeros, replicate or circular. The exactness of aps
             and lps needs circular padding in every convolution and pool of the model, too.
+        wavelet: of the method of that name: haar, db2, bior2.2, bior3.3 or sym4.
         example: a batch to follow through the model; one 3 × 224 × 224 image by default. Its size
             decides the phases of modules that pad as TensorFlow does.
 
@@ -94,7 +96,7 @@ def antialias(
     >>> antialias(net).get_submodule("4.1")
     BlurPool(8, stride=2, size=3, padding='reflect', phase=0)
     """
-    recipe = Recipe(method, size, stem, shortcut, partial, padding)
+    recipe = Recipe(method, size, stem, shortcut, partial, padding, wavelet)
     example = torch.zeros(1, 3, 224, 224) if example is None else example
     converted = copy.deepcopy(model)
     before, flops_before = counted(converted, example)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from aliascope.layers import LAYERS
+from aliascope.layers.wavelet import delay
 
 LOW_PASSES = ("blurpool", "adaptive")
 """Those that filter at stride 1 as well; the others only exist together with a decimation."""
@@ -76,6 +77,7 @@ def downsampler(
     *,
     size: int = 3,
     padding: str = "reflect",
+    wavelet: str = "haar",
     phase: tuple[float | int, float | int] = (0, 0),
 ) -> nn.Module:
     """A method's layer. APS and LPS choose their phase themselves.
@@ -87,17 +89,20 @@ def downsampler(
     """
     layer = LAYERS[method]
     arguments: dict = {"size": size, "padding": padding}
-    if "phase" in inspect.signature(layer).parameters:
+    taken = inspect.signature(layer).parameters
+    if "phase" in taken:
         arguments["phase"] = phase[0] if phase[0] == phase[1] else phase
+    if "wavelet" in taken:
+        arguments["wavelet"] = wavelet
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return layer(channels, stride[0] if stride[0] == stride[1] else stride, **arguments)
 
 
-def centre(method: str, size: int, stride: int) -> float:
+def centre(method: str, size: int, stride: int, wavelet: str) -> float:
     """How far behind its phase the middle of a filter lies, in samples."""
     if method == "tips":
         return (stride - 1) / 2
     if method == "wavelet":
-        return 0.5
+        return delay(wavelet, stride)
     return 0.0 if method == "ideal" or size % 2 else 0.5

@@ -340,7 +340,7 @@ def _found_phase(module: Any, layer: StridedLayer, stride: tuple[int, int]) -> t
 
 def _aimed(recipe: Recipe, middle: float, stride: int) -> float | int:
     """The phase that puts the middle of the filter where the window's middle is, or before it."""
-    phase = middle - centre(recipe.method, recipe.size, stride)
+    phase = middle - centre(recipe.method, recipe.size, stride, recipe.wavelet)
     if recipe.method == "ideal":
         return min(max(phase, 0), stride - 1)
     return min(max(math.ceil(phase - 0.5), 0), stride - 1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from aliascope.antialias.methods import downsampler
 from aliascope.errors import ModelError
 from aliascope.layers import LAYERS
+from aliascope.layers.wavelet import WAVELETS
 
 STEMS = ("keep", "convert")
 PADDINGS = ("reflect", "zeros", "replicate", "circular")
@@ -15,7 +16,8 @@ class Recipe:
     """The arguments of `antialias`, checked.
 
     As text: METHOD[:SIZE] and, where they differ from the defaults, `stem` (convert it too),
-    `no-shortcut` (leave shortcuts alone), `partial` (convert what can be) and the padding.
+    `no-shortcut` (leave shortcuts alone), `partial` (convert what can be), the padding and the
+    wavelet.
 
     >>> str(Recipe("aps", stem="convert", padding="circular"))
     'aps:3:stem:circular'
@@ -29,6 +31,7 @@ class Recipe:
     shortcut: bool = True
     partial: bool = False
     padding: str = "reflect"
+    wavelet: str = "haar"
 
     def __post_init__(self) -> None:
         if self.method not in LAYERS:
@@ -37,8 +40,11 @@ class Recipe:
             raise ModelError(f"stem must be {' or '.join(STEMS)}, got {self.stem!r}")
         if not 1 <= self.size <= 7:  # of the methods with a filter of their own, too: one rule
             raise ModelError(f"{self.method} takes 1 to 7 taps, got {self.size}")
+        if self.wavelet != "haar" and self.method != "wavelet":
+            raise ModelError(f"{self.method} is no wavelet: leave out {self.wavelet!r}")
         try:
-            downsampler(self.method, 1, (2, 2), size=self.size, padding=self.padding)
+            settings = {"padding": self.padding, "wavelet": self.wavelet}
+            downsampler(self.method, 1, (2, 2), size=self.size, **settings)
         except ValueError as error:
             raise ModelError(f"{self.method}: {error}") from error
 
@@ -52,6 +58,7 @@ class Recipe:
         method, *options = text.split(":")
         known = {"stem": ("stem", "convert"), "no-shortcut": ("shortcut", False)}
         known |= {"partial": ("partial", True)} | {name: ("padding", name) for name in PADDINGS}
+        known |= {name: ("wavelet", name) for name in WAVELETS}
         arguments: dict = {}
         for option in options:
             name, value = known.get(option, ("size", option))
@@ -69,6 +76,7 @@ class Recipe:
         words = [self.method, str(self.size)]
         words += ["stem"] * (self.stem == "convert") + ["no-shortcut"] * (not self.shortcut)
         words += ["partial"] * self.partial + [self.padding] * (self.padding != "reflect")
+        words += [self.wavelet] * (self.wavelet != "haar")
         return ":".join(words)
 
 

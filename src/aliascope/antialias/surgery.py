@@ -117,6 +117,7 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
             step.stride,
             size=recipe.size,
             padding=recipe.padding,
+            wavelet=recipe.wavelet,
             phase=step.phase,
         )
         for step in steps

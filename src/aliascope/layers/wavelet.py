@@ -90,7 +90,20 @@ def _low_pass(wavelet: str, stride: int) -> list[float]:
     return (taps / taps.sum()).tolist()
 
 
+def delay(wavelet: str, stride: int) -> float:
+    """How far the filter's centre of mass lies behind `phase`, in samples.
+
+    >>> delay("haar", 2), round(delay("bior2.2", 2), 6)
+    (0.5, 0.0)
+    """
+    taps = _low_pass(wavelet, stride)
+    return _mass(taps) - _centre(taps)
+
+
 def _centre(taps: list[float]) -> int:
     """The tap nearest to the centre of mass, the earlier one of two."""
-    mass = sum(place * tap for place, tap in enumerate(taps))
-    return math.ceil(mass - 0.5 - 1e-9)
+    return math.ceil(_mass(taps) - 0.5 - 1e-9)
+
+
+def _mass(taps: list[float]) -> float:
+    return sum(place * tap for place, tap in enumerate(taps))
