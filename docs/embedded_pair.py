@@ -18,7 +18,8 @@ from aliascope.finetune import finetune
 from aliascope.images import ImageSource
 from aliascope.models.catalogues import REPAIRED
 
-STUDENT = "efficientnet_lite0@blurpool:3:stem"
+BASE = "efficientnet_lite0"
+STUDENT = f"{BASE}@ideal"
 RECORD = Path(__file__).parent / "studies" / "pair" / "finetune.json"
 
 
@@ -41,19 +42,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("imagenet")
     parser.add_argument("photos")
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--evaluate-every", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--evaluate-every", type=int, default=250)
     parser.add_argument("--training", type=Path, default=Path("embedded-pair"))
     parser.add_argument("--out", type=Path, default=REPAIRED["efficientnet_lite0_blurpool"])
     given = parser.parse_args()
     images, held_out = parted(given.imagenet, given.photos)
-    teacher, student = load_model("efficientnet_lite0"), load_model(STUDENT)
+    teacher, student = load_model(BASE), load_model(STUDENT)
     started = time.monotonic()
     tuned = finetune(
         student,
         teacher,
         images,
         steps=given.steps,
+        learning_rate=1e-4,
+        consistency=3.0,
+        mixup=0.5,
+        recalibration=0,
         teacher_precision="bf16",
         holdout=held_out,
         evaluate_every=given.evaluate_every,

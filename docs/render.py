@@ -103,6 +103,14 @@ def judged(study):
     return markdown(cells)
 
 
+def search(study):
+    """What was tried first: a row a variant."""
+    rows = pd.read_csv(study / "search.csv")
+    names = ["variant", "top-1", "as the original", "KL", "SIS", "SIS at equal confidence"]
+    names += ["logit instability", "agreement", "agreement, crop", "confidence"]
+    return markdown({name: plain(rows[name]) for name in names})
+
+
 def training(study):
     """The history of the fine-tuning, and the original on the same photographs."""
     record = json.loads((study / "finetune.json").read_text())
@@ -144,7 +152,9 @@ def plain(values):
 
 BLOCKS = {
     f.__name__: f
-    for f in (headline, layers, correlation, published, judged, training, penalty, methods)
+    for f in (
+        headline, layers, correlation, published, judged, search, training, penalty, methods,
+    )  # fmt: skip
 }
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from aliascope import ImageError, ModelError, RunError, alias_violation_ratio, open_images
 from aliascope.antialias import antialias
 from aliascope.finetune import finetune, recalibrate
-from aliascope.finetune.data import Cut, Photos, order, split, view, views
+from aliascope.finetune.data import Cut, Photos, mixed, order, split, view, views
 from aliascope.finetune.losses import (
     Objective,
     Runner,
@@ -107,6 +107,7 @@ def some_settings(**changes):
         "recalibration": 0,
         "scale": (0.35, 1.0),
         "flip": True,
+        "mixup": 0.0,
         "ema": 0.999,
         "evaluate_every": 5,
         "precision": "fp32",
@@ -283,7 +284,8 @@ class TestData:
         def batches(start, threads, cache, seed=0):
             photos = Photos(entries, 20, cache)
             steps = range(start, 5)
-            return list(views(photos, cut, steps, seed=seed, batch_size=4, threads=threads))
+            settings = {"seed": seed, "batch_size": 4, "mixup": 0.7}
+            return list(views(photos, cut, steps, **settings, threads=threads))
 
         reference = batches(0, 1, 0)
         for other in (batches(0, 5, 1e9), batches(0, 3, 3000)):
@@ -292,6 +294,20 @@ class TestData:
         assert all(torch.equal(a, b) for a, b in zip(reference[3:], tail, strict=True))
         assert not torch.equal(reference[0], batches(0, 1, 0, seed=1)[0])
         assert not torch.equal(reference[0], reference[1])
+
+    def test_that_share_of_the_views_is_mixed_with_the_next_one(self):
+        x = torch.rand(4096, 3, 1, 2, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(mixed(x, 0, np.random.default_rng(1)), x)
+        made = mixed(x, 0.25, np.random.default_rng(1))
+        other = x.roll(-1, 0)
+        share = ((made - x) / (other - x)).double().flatten(1)  # 1 − λ
+        touched = (made != x).flatten(1).any(1)
+        assert touched.double().mean().item() == pytest.approx(0.25, abs=0.03)
+        assert (share.amax(1) - share.amin(1))[touched].median().item() < 1e-5
+        drawn, _ = share[touched].median(1)
+        assert 0 < drawn.min().item() < 0.01
+        assert 0.49 < drawn.max().item() < 0.5001
+        assert drawn.mean().item() == pytest.approx(0.25, abs=0.01)
 
     def test_a_whole_view_is_the_picture(self):
         pixels = torch.arange(3 * 8 * 8, dtype=torch.uint8).reshape(3, 8, 8)
@@ -550,22 +566,28 @@ class TestLearning:
         moved = not torch.equal(tuned.model.norm1.running_mean, net.norm1.running_mean)
         assert moved == (batch_norm == "train")
 
-    @pytest.mark.parametrize("recalibration", [None, 0])
-    def test_a_converted_network_is_recalibrated_first(self, pictures, recalibration):
-        net = nn.Sequential(
-            nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-            nn.Linear(4, 5),
-        )  # fmt: skip
-        converted = antialias(net, example=torch.zeros(1, 3, 16, 16))
-        tuned = finetune(
-            converted, net, pictures, steps=1, holdout=0, recalibration=recalibration, **PLAIN
-        )
-        expected = converted
-        if recalibration is None:
-            expected = recalibrate(converted, pictures, preprocess=SMALL, device="cpu")
-            assert not torch.equal(expected[5].running_mean, converted[5].running_mean)
-        assert torch.equal(tuned.model[5].running_mean, expected[5].running_mean)
+    def test_recalibration_stays_where_it_leads_to_the_teacher(self, net, pictures, tmp_path):
+        teacher = recalibrate(net, pictures, **PLAIN)
+        wrong = copy.deepcopy(teacher)
+        wrong.norm2.running_mean += 3
+        settings = {"steps": 1, "holdout": 0, "out": tmp_path, **PLAIN}
+        tuned = finetune(wrong, teacher, pictures, **settings)
+        assert tuned.recalibrated
+        assert "recalibrated before" in str(tuned)
+        expected = recalibrate(wrong, pictures, **PLAIN)
+        assert torch.equal(tuned.model.norm2.running_mean, expected.norm2.running_mean)
+        assert finetune(wrong, teacher, pictures, **settings).recalibrated  # taken up again
+
+        away = finetune(net, make_net(1), pictures, steps=1, holdout=0, **PLAIN)
+        assert not away.recalibrated
+        assert torch.equal(away.model.norm2.running_mean, net.norm2.running_mean)
+
+    def test_without_pictures_to_recalibrate_on_nothing_is_recalibrated(self, net, pictures):
+        wrong = copy.deepcopy(net)
+        wrong.norm2.running_mean += 3
+        tuned = finetune(wrong, net, pictures, steps=1, holdout=0, recalibration=0, **PLAIN)
+        assert not tuned.recalibrated
+        assert torch.equal(tuned.model.norm2.running_mean, wrong.norm2.running_mean)
 
     @pytest.mark.parametrize("precision", ["bf16", "fp16"])
     def test_half_precision(self, net, pictures, precision):

@@ -27,7 +27,8 @@ from aliascope.store import refuse_another, write_file
 
 RECORD = "finetune.json"
 _FORMAT = 1
-_PLAIN = ("step", "seconds", "history", "losses", "teacher", "predictions", "unreadable")
+_PLAIN = ("step", "seconds", "history", "losses", "teacher", "predictions")
+_PLAIN += ("recalibrated", "unreadable")
 """What of the progress is no tensor."""
 
 
@@ -50,6 +51,7 @@ class Progress:
     predictions: list[int] = field(default_factory=list)
     """What the teacher predicts there."""
     unreadable: dict[str, str] = field(default_factory=dict)
+    recalibrated: bool = False
 
 
 class Checkpoints:

@@ -18,7 +18,7 @@ from aliascope.preprocessing import Preprocessing
 _LOG_RATIO = math.log(4 / 3)
 """Largest for the sides of a crop, as everywhere since Inception."""
 
-_SPLIT, _ORDER, _VIEW = 1, 2, 3
+_SPLIT, _ORDER, _VIEW, _MIXTURE = 1, 2, 3, 4
 """What a random number is for; each use has a stream of its own."""
 
 
@@ -88,11 +88,13 @@ def views(
     *,
     seed: int,
     batch_size: int,
+    mixup: int | float = 0,
     threads: int | None = None,
 ) -> Generator[Float[Tensor, "batch 3 height width"], None, None]:
     """A batch of views for each step, made in threads two batches ahead.
 
-    A view is a function of (seed, step, place in the batch), of nothing else.
+    A view is a function of (seed, step, place in the batch), of nothing else; that share of them is
+    mixed with the next one.
 
     Raises:
         ImageError: none of the pictures of a batch can be read.
@@ -109,12 +111,12 @@ def views(
         return None if pixels is None else view(pixels, cut, _random(_VIEW, seed, *moment))
 
     made = in_threads(make, places, ahead=2 * batch_size, threads=threads)
-    while batch := list(islice(made, batch_size)):
-        readable = [one for one in batch if one is not None]
+    for step in steps:
+        readable = [one for one in islice(made, batch_size) if one is not None]
         if not readable:
             name, reason = next(iter(photos.unreadable.items()))
             raise ImageError(f"no image of a whole batch can be read; {name}: {reason}")
-        yield torch.stack(readable)
+        yield mixed(torch.stack(readable), mixup, _random(_MIXTURE, seed, step))
 
 
 def view(
@@ -130,6 +132,19 @@ def view(
     resized = functional.resize(crop, list(cut.size), interpolation=mode, antialias=True)
     mirrored = cut.flip and rng.random() < 0.5
     return (resized.flip(-1) if mirrored else resized).float() / 255
+
+
+def mixed(
+    views: Float[Tensor, "batch 3 height width"], share: int | float, rng: np.random.Generator
+) -> Float[Tensor, "batch 3 height width"]:
+    """λ x + (1 − λ) x′ of a share of the views, x′ the next one of the batch, λ uniform on [½, 1].
+
+    Source: Zhang et al. 2018, mixup (arXiv 1710.09412); for distillation, where the teacher judges
+        the mixture, Beyer et al. 2022, A good teacher is patient and consistent (arXiv 2106.05237).
+    """
+    kept = np.where(rng.random(len(views)) < share, rng.uniform(0.5, 1, len(views)), 1)
+    weight = torch.from_numpy(kept).to(views).view(-1, 1, 1, 1)
+    return views.roll(-1, 0).lerp(views, weight)
 
 
 def box(

@@ -9,10 +9,12 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from aliascope.finetune.data import readable_batches
+from aliascope.finetune.losses import distillation
 from aliascope.images import Entry
-from aliascope.instrument import Precision, measure_batch, prepare
-from aliascope.models import load_model
+from aliascope.instrument import Precision, failures_named, measure_batch, prepare
+from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
+from aliascope.stability import logits_of
 
 METRICS = {
     "correct": "top-1",
@@ -71,6 +73,26 @@ class HeldOut:
         if teacher is not None:
             means["teacher_agreement"] = _mean((predictions == teacher).float())
         return {name: means.get(name) for name in METRICS}, predictions
+
+
+@torch.no_grad()
+def divergence(
+    model: LoadedModel,
+    teacher: LoadedModel,
+    entries: Sequence[Entry],
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> float:
+    """KL(teacher ‖ model) in nats, mean over pictures in the evaluation's own view."""
+    runners = [copy.deepcopy(each.module).eval().to(device) for each in (model, teacher)]
+    total, count = 0.0, 0
+    for items, pixels in readable_batches(entries, preprocessing, 32):
+        x = preprocessing.normalise(pixels.to(device)).contiguous(memory_format=torch.channels_last)
+        with failures_named(model.spec, x.shape):
+            answers = [logits_of(runner(x)) for runner in runners]
+        total += distillation(*answers).item() * len(items)
+        count += len(items)
+    return total / count
 
 
 def _mean(column: Tensor) -> float | None:

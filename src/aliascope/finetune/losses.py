@@ -30,11 +30,19 @@ def distillation(
 ) -> Float[Tensor, ""]:
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch, in nats.
 
+    Raises:
+        ModelError: student and teacher do not know the same classes.
+
     Source: Hinton et al. 2015 (arXiv 1503.02531), section 2.
 
     >>> distillation(torch.ones(1, 4), torch.ones(1, 4)).item()
     0.0
     """
+    if student.shape != teacher.shape:
+        raise ModelError(
+            f"the teacher knows {teacher.shape[1]} classes and the model {student.shape[1]}: give "
+            "a teacher with the same outputs"
+        )
     log_p, log_q = ((z.float() / temperature).log_softmax(-1) for z in (teacher, student))
     return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
@@ -170,11 +178,6 @@ class Objective:
         with torch.no_grad():
             target = self._teacher(both[:count])
         output = self._student(both)
-        if output.logits.shape[1:] != target.logits.shape[1:]:
-            raise ModelError(
-                f"the teacher knows {target.logits.shape[1]} classes and the model "
-                f"{output.logits.shape[1]}: give a teacher with the same outputs"
-            )
         z, shifted = output.logits[:count], output.logits[count:]
         parts = {"distillation": distillation(z, target.logits, settings.temperature)}
         if target.features:

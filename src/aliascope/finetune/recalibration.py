@@ -1,7 +1,7 @@
 """Batch-norm recalibration: the running statistics of a changed network, measured anew."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -73,7 +73,8 @@ def recalibrate(
     place = chosen_device(device)
     module = copy.deepcopy(loaded.module).to(place)
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    batches = readable_batches(_spread(source, limit), preprocessing, batch_size) if norms else ()
+    entries = _of(source, limit)
+    batches = readable_batches(entries, preprocessing, batch_size) if norms else ()
     with evaluating(module), _pooling(norms), failures_named(loaded.spec, preprocessing.crop):
         for _, pixels in batches:
             x = preprocessing.normalise(pixels.to(place))
@@ -81,13 +82,17 @@ def recalibrate(
     return module.cpu()
 
 
-def _spread(source: ImageSource, limit: int | None) -> Iterator[Entry]:
+def spread(entries: Sequence[Entry], limit: int) -> list[Entry]:
+    """At most that many pictures, evenly spaced."""
+    count = min(limit, len(entries))
+    return [entries[place * len(entries) // count] for place in range(count)]
+
+
+def _of(source: ImageSource, limit: int | None) -> Iterable[Entry]:
     """That many pictures, evenly spaced; the first ones where their number is not known."""
-    entries, count = source.entries(), source.count
-    if limit is None or count is None or count <= limit:
-        return islice(entries, limit)
-    chosen = {place * count // limit for place in range(limit)}
-    return (entry for place, entry in enumerate(entries) if place in chosen)
+    if limit is None or source.count is None:
+        return islice(source.entries(), limit)
+    return spread(list(source.entries()), limit)
 
 
 @contextmanager

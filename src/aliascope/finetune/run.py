@@ -13,12 +13,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from aliascope.antialias import conversion_of
-from aliascope.errors import ImageError, ModelError
+from aliascope.errors import ImageError
 from aliascope.finetune.checkpoint import RECORD, Checkpoints
 from aliascope.finetune.data import Photos, split
-from aliascope.finetune.evaluation import METRICS, HeldOut
-from aliascope.finetune.recalibration import ENOUGH, recalibrate
+from aliascope.finetune.evaluation import METRICS, HeldOut, divergence
+from aliascope.finetune.recalibration import ENOUGH, recalibrate, spread
 from aliascope.finetune.settings import BatchNorm, Settings
 from aliascope.finetune.training import Training
 from aliascope.images import Entry, ImageSource, open_images
@@ -26,7 +25,10 @@ from aliascope.instrument import Precision, chosen_device, environment
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
 from aliascope.store import lock
-from aliascope.text import columns, wrapped
+from aliascope.text import columns, plain, wrapped
+
+_JUDGED = 128
+"""Pictures that tell whether recalibration helped."""
 
 Model = str | nn.Module | LoadedModel
 Source = str | Path | ImageSource | Sequence[Any] | Dataset[Any]
@@ -45,6 +47,8 @@ class FineTuned:
     """The teacher's own figures on the same pictures."""
     config: dict[str, Any]
     """What decided the weights."""
+    recalibrated: bool = False
+    """Whether recalibration came first."""
     path: Path | None = None
     """The directory; model.safetensors in it holds the weights."""
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -55,12 +59,8 @@ class FineTuned:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the network as plain values; what is not known is None."""
-        history = [
-            {name: None if pd.isna(value) else value for name, value in row.items()}
-            for row in self.history.to_dict("records")
-        ]
-        names = ("teacher", "config", "unreadable")
-        return {"history": history} | {name: getattr(self, name) for name in names}
+        names = ("history", "teacher", "config", "recalibrated", "unreadable")
+        return plain({name: getattr(self, name) for name in names})
 
     def __str__(self) -> str:
         filled = set(self.history.columns[self.history.notna().any()])
@@ -73,6 +73,7 @@ class FineTuned:
             rows.append([str(row["step"]), f"{row['seconds']:.0f}", *cells])
         head = f"{self.config['model']} fine-tuned on {self.config['images']}: "
         head += f"{self.config['steps']} steps of {self.config['batch_size']} images"
+        head += ", recalibrated before" if self.recalibrated else ""
         tail = [f"skipped {name}: {reason}" for name, reason in [*self.unreadable.items()][:5]]
         more = len(self.unreadable) - 5
         tail += [f"… and {more} more"] if more > 0 else []
@@ -86,7 +87,7 @@ def finetune(
     *,
     steps: int = 500,
     batch_size: int = 32,
-    learning_rate: int | float = 3e-4,
+    learning_rate: int | float = 1e-4,
     weight_decay: int | float = 0.01,
     warmup: int | None = None,
     clip_norm: int | float = 1.0,
@@ -96,9 +97,10 @@ def finetune(
     alias_penalty: int | float = 0.0,
     alias_layers: Sequence[str] | None = None,
     batch_norm: BatchNorm = "frozen",
-    recalibration: int | None = None,
+    recalibration: int = ENOUGH,
     scale: tuple[float, float] = (0.35, 1.0),
     flip: bool = True,
+    mixup: int | float = 0.5,
     ema: int | float = 0.999,
     holdout: int | Source = 128,
     evaluate_every: int = 100,
@@ -142,10 +144,12 @@ def finetune(
         batch_norm: "frozen" normalises by the statistics that the model has, "train" by each batch,
             and keeps running statistics. After 20 steps of EfficientNet-Lite0 with batches of 32
             the first shifted less at an accuracy that 250 pictures cannot tell apart.
-        recalibration: number of pictures to `recalibrate` the model on before the first step; by
-            default 512 for a network that `antialias` converted, else none.
+        recalibration: number of pictures to `recalibrate` the model on before the first step, 0 for
+            none; undone where it leads away from the teacher (by the first term above).
         scale: share of a picture's area that a view shows, smallest and largest.
         flip: mirror every second view.
+        mixup: share of the views that are mixtures of two. Teacher and student see the same one, so
+            that a view never comes back, however few pictures there are.
         ema: decay of the averaged weights, which are what is evaluated and returned.
         holdout: number of pictures kept apart to evaluate on, 0 for none, or a source of its own;
             with labels that number the model's classes, top-1 is reported.
@@ -184,8 +188,6 @@ def finetune(
     """
     student = load_model(model)
     guide = student if teacher is None else load_model(teacher)
-    if recalibration is None:
-        recalibration = ENOUGH if _converted(student.module) else 0
     settings = Settings(
         steps=steps,
         batch_size=batch_size,
@@ -202,6 +204,7 @@ def finetune(
         recalibration=recalibration,
         scale=scale,
         flip=flip,
+        mixup=mixup,
         ema=ema,
         evaluate_every=evaluate_every,
         precision=precision,
@@ -240,13 +243,14 @@ def finetune(
         if path is not None:
             held.callback(lock(path, RECORD).release)
         checkpoints = Checkpoints(path, config, environment(place))
+        recalibrated = False
         if recalibration and not checkpoints.exist:
-            some = ImageSource(lambda: iter(entries), ids=[entry.id for entry in entries])
-            module = recalibrate(
-                student, some, preprocess=preprocessing, limit=recalibration, device=device
-            )
+            some = spread(entries, recalibration)
+            module = _recalibrated(student, guide, some, preprocessing, place)
+            recalibrated = module is not student.module
             student = replace(student, module=module)
         training = Training(student, guide, settings, preprocessing, place)
+        training.progress.recalibrated = recalibrated
         training.run(
             checkpoints,
             judge,
@@ -258,15 +262,27 @@ def finetune(
     state = training.progress
     module = state.average.module.cpu().to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     history = pd.DataFrame(state.history)
-    return FineTuned(module, history, state.teacher, config, path, state.unreadable)
+    return FineTuned(
+        module, history, state.teacher, config, state.recalibrated, path, state.unreadable
+    )
 
 
-def _converted(module: nn.Module) -> bool:
-    try:
-        conversion_of(module)
-    except ModelError:
-        return False
-    return True
+def _recalibrated(
+    student: LoadedModel,
+    guide: LoadedModel,
+    entries: Sequence[Entry],
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> nn.Module:
+    """The student recalibrated, or as it was where that is nearer to the teacher."""
+    judges = spread(entries, _JUDGED)
+    before = divergence(student, guide, judges, preprocessing, device)
+    if before == 0:
+        return student.module
+    source = ImageSource(lambda: iter(entries), ids=[entry.id for entry in entries])
+    module = recalibrate(student, source, preprocess=preprocessing, limit=None, device=str(device))
+    after = divergence(replace(student, module=module), guide, judges, preprocessing, device)
+    return module if after < before else student.module
 
 
 def _opened(images: Source, limit: int | None) -> ImageSource:

@@ -28,6 +28,7 @@ class Settings:
     recalibration: int
     scale: tuple[float, float]
     flip: bool
+    mixup: int | float
     ema: int | float
     evaluate_every: int
     precision: Precision
@@ -46,6 +47,7 @@ class Settings:
             if not getattr(self, name) >= 0
         ]
         wrong += [("ema", "must be at least 0 and below 1")] if not 0 <= self.ema < 1 else []
+        wrong += [("mixup", "must be 0 to 1")] if not 0 <= self.mixup <= 1 else []
         wrong += [("scale", "must be 0 < low ≤ high ≤ 1")] if not 0 < low <= high <= 1 else []
         for name, rule in wrong:
             raise ModelError(f"{name} {rule}, got {getattr(self, name)}")

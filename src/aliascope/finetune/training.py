@@ -93,6 +93,7 @@ class Training:
             range(state.step, settings.steps),
             seed=settings.seed,
             batch_size=settings.batch_size,
+            mixup=settings.mixup,
             threads=threads,
         )
         saved = time.monotonic()
