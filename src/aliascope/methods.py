@@ -5,6 +5,7 @@ measured on the same images as the original, under circular and under crop shift
 """
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -242,6 +243,7 @@ def _stability(circular: Run, crop: Run, original: Run, seed: int) -> dict[str, 
 
 def _cost(module: nn.Module, example: Tensor) -> dict[str, float]:
     """FLOPs and the peak of memory of one forward at batch 1, weights not counted."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports each start and stop on stderr
     with evaluating(module):
         with FlopCounterMode(display=False) as counter:
             module(example)

@@ -43,8 +43,14 @@ class Recipe:
         if self.wavelet != "haar" and self.method != "wavelet":
             raise ModelError(f"{self.method} is no wavelet: leave out {self.wavelet!r}")
         try:
-            settings = {"padding": self.padding, "wavelet": self.wavelet}
-            downsampler(self.method, 1, (2, 2), size=self.size, **settings)
+            downsampler(
+                self.method,
+                1,
+                (2, 2),
+                size=self.size,
+                padding=self.padding,
+                wavelet=self.wavelet,
+            )
         except ValueError as error:
             raise ModelError(f"{self.method}: {error}") from error
 

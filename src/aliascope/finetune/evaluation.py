@@ -89,8 +89,8 @@ def divergence(
     for items, pixels in readable_batches(entries, preprocessing, 32):
         x = preprocessing.normalise(pixels.to(device)).contiguous(memory_format=torch.channels_last)
         with failures_named(model.spec, x.shape):
-            answers = [logits_of(runner(x)) for runner in runners]
-        total += distillation(*answers).item() * len(items)
+            answer, target = (logits_of(runner(x)) for runner in runners)
+        total += distillation(answer, target).item() * len(items)
         count += len(items)
     return total / count
 
