@@ -42,7 +42,7 @@ def test_the_repaired_model_is_a_file_in_the_package(monkeypatch):
     loaded = load_model("efficientnet_lite0_blurpool")
     assert (loaded.spec, loaded.weights) == ("efficientnet_lite0_blurpool", "pretrained")
     assert loaded.provenance.base == "efficientnet_lite0"
-    assert [str(recipe) for recipe in loaded.provenance.recipes] == ["blurpool:3:stem"]
+    assert [str(recipe) for recipe in loaded.provenance.recipes] == ["ideal:3"]
     assert loaded.class_names[207] == "golden retriever"
     structure = load_model("efficientnet_lite0_blurpool", weights="random")
     assert structure.weights_digest != loaded.weights_digest

@@ -1,7 +1,7 @@
 """From a model spec to a network that is ready to measure.
 
 efficientnet_lite0              an embedded model, real ImageNet weights, no network needed
-efficientnet_lite0_blurpool     the same, repaired: `…@blurpool:3:stem`, fine-tuned; embedded, too
+efficientnet_lite0_blurpool     the same, repaired: `…@ideal`, fine-tuned; embedded, too
 timm:NAME  torchvision:NAME     their own pretrained weights
 antialiased:NAME                antialiased-cnns (CC BY-NC-SA 4.0), an optional extra
 package.module:function         your own: called without arguments, returns an nn.Module
