@@ -153,7 +153,15 @@ def plain(values):
 BLOCKS = {
     f.__name__: f
     for f in (
-        headline, layers, correlation, published, judged, search, training, penalty, methods,
+        headline,
+        layers,
+        correlation,
+        published,
+        judged,
+        search,
+        training,
+        penalty,
+        methods,
     )  # fmt: skip
 }
 

@@ -1,16 +1,11 @@
-"""What was tried before the repaired network was trained, judged on the held-out photographs.
+"""What surgery alone does to EfficientNet-Lite0, judged on the held-out photographs.
 
     python docs/search_pair.py IMAGENET PHOTOS
 
-The folders are those of embedded_pair.py. Converts EfficientNet-Lite0 in many ways, trains some of
-them for 100 steps, and writes a row for each into docs/studies/pair/search.csv as soon as it is
-judged; rows that stand there are not made again.
+The folders are those of embedded_pair.py. Writes docs/studies/pair/search.csv, a row a variant.
 """
 
 import argparse
-import copy
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +13,6 @@ from embedded_pair import BASE, parted
 from judge_pair import figures, same, seen
 
 from aliascope import load_model
-from aliascope.finetune import finetune
 from aliascope.finetune.losses import distillation
 from aliascope.layers import BlurPool, IdealPool
 from aliascope.stability import matched_instability
@@ -28,13 +22,6 @@ RECIPES = ("blurpool:2", "blurpool:3", "blurpool:3:stem", "blurpool:4", "wavelet
 RECIPES += ("wavelet:bior2.2", "wavelet:bior3.3", "wavelet:sym4", "ideal", "ideal:stem")
 PLACES = 4
 """Behind the stem."""
-SHORT = {"steps": 100, "evaluate_every": 100, "holdout": 0, "teacher_precision": "bf16"}
-TRAINED = (
-    ("blurpool:3:stem", {"learning_rate": 1e-4, "mixup": 0.5}),
-    ("ideal", {"learning_rate": 3e-4, "mixup": 0.5}),
-    ("ideal", {"learning_rate": 1e-4, "mixup": 0.0}),
-    ("ideal", {"learning_rate": 1e-4, "mixup": 0.5}),
-)
 
 
 def main():
@@ -42,14 +29,14 @@ def main():
     parser.add_argument("imagenet")
     parser.add_argument("photos")
     given = parser.parse_args()
-    images, held_out = parted(given.imagenet, given.photos)
-    entries, original = list(held_out.entries()), load_model(BASE)
-    sure, before = None, None
-    for name, make in trials(original, images).items():
-        rows = pd.read_csv(OUT) if OUT.exists() else pd.DataFrame(columns=["variant"])
-        if name in set(rows["variant"]) and name != "original":
-            continue
-        items, circular, crop = seen(make(), entries)
+    _, held_out = parted(given.imagenet, given.photos)
+    entries = list(held_out.entries())
+    models = {"original": load_model(BASE)}
+    models |= {recipe: load_model(f"{BASE}@{recipe}") for recipe in RECIPES}
+    models |= {f"ideal, place {k + 1} alone": alone(k) for k in range(PLACES)}
+    rows, before, sure = [], None, None
+    for name, model in models.items():
+        items, circular, crop = seen(model, entries)
         table = figures(circular, crop, items)
         if before is None:
             before, sure = circular, table["confidence"].mean()
@@ -57,40 +44,20 @@ def main():
         row["SIS at equal confidence"] = matched_instability(circular, sure)[0].mean().item()
         row["as the original"] = same(before, circular).mean()
         row["KL"] = distillation(circular[0], before[0]).item()
-        rows = pd.concat([rows[rows["variant"] != name], pd.DataFrame([row])])
-        rows.to_csv(OUT, index=False)
-        print(rows.tail(1).round(4).to_string(), flush=True)
-
-
-def trials(original, images):
-    """What each variant is called, and how it is made."""
-    made = {"original": lambda: original}
-    made |= {recipe: partial(load_model, f"{BASE}@{recipe}") for recipe in RECIPES}
-    made |= {f"ideal, place {k + 1} alone": partial(alone, k) for k in range(PLACES)}
-    for recipe, settings in TRAINED:
-        words = [f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items()]
-        made[f"{recipe}, 100 steps, {', '.join(words)}"] = partial(
-            trained, original, images, recipe, settings
-        )
-    return made
+        rows.append(row)
+        print(pd.DataFrame(rows[-1:]).round(4).to_string(), flush=True)
+    pd.DataFrame(rows).to_csv(OUT, index=False)
 
 
 def alone(kept):
     """The ideal low-pass at one place, plain decimation at the others."""
     model = load_model(f"{BASE}@ideal")
-    module = copy.deepcopy(model.module)
-    found = [(name, m) for name, m in module.named_modules() if isinstance(m, IdealPool)]
+    found = [(name, m) for name, m in model.module.named_modules() if isinstance(m, IdealPool)]
     for place, (name, pool) in enumerate(found):
         if place != kept:
-            module.set_submodule(name, BlurPool(pool.channels, size=1, phase=pool.phase))
-    return replace(model, module=module)
-
-
-def trained(original, images, recipe, settings):
-    """After a short fine-tuning."""
-    student = load_model(f"{BASE}@{recipe}")
-    tuned = finetune(student, original, images, **SHORT | settings)
-    return replace(student, module=tuned.model)
+            pool = BlurPool(pool.channels, size=1, phase=pool.phase)  # noqa: PLW2901
+            model.module.set_submodule(name, pool)
+    return model
 
 
 if __name__ == "__main__":

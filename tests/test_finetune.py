@@ -373,6 +373,10 @@ class TestData:
     def test_nothing_readable(self, net, tmp_path):
         (tmp_path / "bad.png").write_bytes(b"no picture")
         with pytest.raises(ImageError, match=r"no image of a whole batch.*bad.png: is in no"):
+            finetune(
+                net, images=tmp_path, steps=1, batch_size=2, holdout=0, recalibration=0, **PLAIN
+            )
+        with pytest.raises(ImageError, match=r"no image of the source.*is in no"):
             finetune(net, images=tmp_path, steps=1, batch_size=2, holdout=0, **PLAIN)
 
     def test_in_threads_keeps_the_order_and_looks_ahead_no_further_than_told(self):
@@ -508,7 +512,7 @@ class TestLearning:
         x = normalised(pictures)
         tuned = finetune(
             net, teacher, pictures, steps=80, batch_size=8, learning_rate=0.02, weight_decay=0,
-            batch_norm="frozen", ema=0.9, holdout=0, evaluate_every=40, **PLAIN,
+            batch_norm="frozen", ema=0.9, mixup=0, holdout=0, evaluate_every=40, **PLAIN,
         )  # fmt: skip
         before, after = (distillation(m(x), teacher(x)).item() for m in (net, tuned.model))
         assert after < before / 3

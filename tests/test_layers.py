@@ -356,14 +356,6 @@ class TestFixedFilters:
 
 
 class TestIdeal:
-    @given(
-        shape=st.tuples(st.integers(1, 16), st.integers(1, 16)),
-        stride=strides,
-        padding=paddings,
-        layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
-        data=st.data(),
-    )
-    @settings(max_examples=60)
     def test_its_matrices_are_kept_and_serve_every_mode(self):
         pool, x = IdealPool(3), torch.rand(1, 3, 18, 22)
         with torch.inference_mode():
@@ -378,6 +370,14 @@ class TestIdeal:
         assert pool(x.double()).dtype == torch.float64
         torch.testing.assert_close(pool(x.double()).float(), wanted)
 
+    @given(
+        shape=st.tuples(st.integers(1, 16), st.integers(1, 16)),
+        stride=strides,
+        padding=paddings,
+        layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+        data=st.data(),
+    )
+    @settings(max_examples=60)
     def test_it_is_fft_mask_inverse_and_decimation(self, shape, stride, padding, layout, data):
         phases = tuple(
             data.draw(st.sampled_from([0, 0.5, 0.75, s - 1])) if s > 1 else 0 for s in pair(stride)

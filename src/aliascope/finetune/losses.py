@@ -25,7 +25,7 @@ _SHIFTED_SHARE = 4
 
 def distillation(
     student: Float[Tensor, "batch classes"],
-    teacher: Float[Tensor, "batch classes"],
+    teacher: Float[Tensor, "batch known"],
     temperature: int | float = 1.0,
 ) -> Float[Tensor, ""]:
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch, in nats.
