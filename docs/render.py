@@ -150,20 +150,8 @@ def plain(values):
     ]
 
 
-BLOCKS = {
-    f.__name__: f
-    for f in (
-        headline,
-        layers,
-        correlation,
-        published,
-        judged,
-        search,
-        training,
-        penalty,
-        methods,
-    )  # fmt: skip
-}
+_MAKERS = (headline, layers, correlation, published, judged, search, training, penalty, methods)
+BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 
 def table(study, name):
