@@ -358,7 +358,8 @@ def antialias(
         typer.Option(help="How the downsamplers continue a border."),
     ] = "reflect",
     wavelet: Annotated[
-        Literal["haar", "db2", "bior2.2", "bior3.3", "sym4"], typer.Option(help="Of that method.")
+        Literal["haar", "db2", "bior2.2", "bior3.3", "sym4"],
+        typer.Option(help="Of --method wavelet."),
     ] = "haar",
     finetune: Annotated[
         str | None,
