@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aliascope import ModelError, antialias, conversion_of, load_model, strided_layers, tap
 from aliascope.antialias import METHODS, Recipe, available_methods
-from aliascope.folding import fold_batch_norm
+from aliascope.fusion import fuse_batch_norm
 from aliascope.layers import LAYERS, APSPool, BlurPool
 from aliascope.layers.wavelet import WAVELETS, delay
 from aliascope.models import weights_digest
@@ -597,7 +597,7 @@ class TestSurvival:
         assert all(p.grad is None for p in model.parameters())
 
     def test_batch_norm_can_still_be_folded(self, converted):
-        folded = fold_batch_norm(converted, image())
+        folded = fuse_batch_norm(converted, image())
         with torch.no_grad():
             torch.testing.assert_close(folded(image()), converted(image()), rtol=1e-3, atol=1e-3)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import aliascope
 from aliascope import ImageError, ModelError, RunError, alias_violation_ratio, measure
-from aliascope.instrument import measure_batch, prepare
+from aliascope.batch import measure_batch, prepare
 from aliascope.measure import BatchSize
 from aliascope.preprocessing import Preprocessing
 from aliascope.spectra import AVR_VARIANTS

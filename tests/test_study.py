@@ -15,7 +15,8 @@ from scipy import stats
 from aliascope.cli import main
 from aliascope.errors import ImageError, ModelError, RunError
 from aliascope.figures import FIGURES
-from aliascope.store import Run, lock
+from aliascope.files import lock
+from aliascope.store import Run
 from aliascope.study import run_study
 from aliascope.study.presets import CLASS_MAPS, PRESETS, PUBLISHED, ROLES, plan_of
 from aliascope.study.study import Study, accuracy, read_csv

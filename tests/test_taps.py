@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.overrides import BaseTorchFunctionMode, _get_current_function_mode_stack
 
 from aliascope.errors import ModelError
-from aliascope.folding import fold_batch_norm
+from aliascope.fusion import fuse_batch_norm
 from aliascope.records import StridedLayer
 from aliascope.taps import evaluating, strided_layers, tap, trace
 
@@ -916,7 +916,7 @@ def evaluates(net, x):
         net(x)
 
 
-PUBLIC = [strided_layers, trace, evaluates, fold_batch_norm, taps_and_runs, taps_modules_only]
+PUBLIC = [strided_layers, trace, evaluates, fuse_batch_norm, taps_and_runs, taps_modules_only]
 
 
 @pytest.mark.parametrize("function", PUBLIC)
@@ -974,7 +974,7 @@ def test_the_check_for_leftovers_can_fail(spoil):
         assert state(net) != before
 
 
-@pytest.mark.parametrize("function", [strided_layers, trace, fold_batch_norm])
+@pytest.mark.parametrize("function", [strided_layers, trace, fuse_batch_norm])
 @pytest.mark.parametrize("raises", [False, True], ids=["succeeds", "raises"])
 def test_random_state_is_put_back(function, raises):
     net = fragile(raise_midway if raises else pass_through)

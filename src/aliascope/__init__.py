@@ -1,7 +1,14 @@
 """Measure how much a network aliases when it downsamples, and what that does to its predictions.
 
-images → models → taps → spectra → stability → measure → store → statistics → compare
-                   ↑ layers → antialias → finetune → latency
+errors records text files runtime layers   what travels, and the downsamplers, each from its paper
+→ spectra shifts statistics synthetic      pure functions
+→ images preprocessing taps                pictures in; where a network samples, and what
+→ stability fusion antialias               from logits to figures; from a network to a repaired one
+→ models                                   a spec → a network ready to run
+→ batch store                              the one batch function; the run directory
+→ measure latency compare finetune         the arms
+→ figures study tradeoffs                  published protocol; all methods on one table
+→ cli
 
 >>> import aliascope
 >>> run = aliascope.measure("efficientnet_lite0", "photos", limit=1)

@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import aliascope
+from aliascope.batch import Ops
 from aliascope.errors import AliascopeError
-from aliascope.instrument import Ops, Precision
+from aliascope.files import file_name
 from aliascope.models import check_name
+from aliascope.runtime import Precision
 from aliascope.shifts import Border
-from aliascope.text import columns, file_name, pair
+from aliascope.text import columns, pair
 
 app = typer.Typer(
     name="aliascope",
@@ -440,7 +442,7 @@ def methods(
     with --recalibrate after batch-norm recalibration.
     """
     if measure is not None:
-        from aliascope.methods import TRIED, compare_methods
+        from aliascope.tradeoffs import TRIED, compare_methods
 
         compared = compare_methods(
             measure,

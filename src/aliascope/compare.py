@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from aliascope.errors import RunError
+from aliascope.files import plain
 from aliascope.statistics import Estimate, bootstrap_interval, holm, paired
 from aliascope.store import Run
-from aliascope.text import plain, wrapped
+from aliascope.text import wrapped
 
 _IMAGE_METRICS = ["sis", "agreement", "logit_instability", "confidence", "accuracy"]
 _RESOLUTION = 1e-5

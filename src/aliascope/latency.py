@@ -22,17 +22,13 @@ import torch
 from torch import nn
 
 from aliascope.errors import AliascopeError, ModelError
-from aliascope.instrument import (
-    AUTOCAST,
-    Precision,
-    chosen_device,
-    environment,
-    failures_named,
-)
+from aliascope.files import plain
 from aliascope.models import LoadedModel, load_model
+from aliascope.records import Report
+from aliascope.runtime import AUTOCAST, Precision, chosen_device, environment, failures_named
 from aliascope.statistics import median_interval
 from aliascope.taps import evaluating
-from aliascope.text import columns, plain, wrapped
+from aliascope.text import columns, wrapped
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 11, 200
 _WARM_UP = 3
@@ -81,7 +77,7 @@ def bench(
     device: str | None = None,
     weights: str | Path = "pretrained",
     seed: int = 0,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Report | None = None,
 ) -> Latency:
     """Time the forward pass of models against each other.
 

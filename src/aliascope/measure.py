@@ -5,7 +5,7 @@ batch run one forward over the images and their shifted views, with the taps ope
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -16,20 +16,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from aliascope.batch import Columns, Instrument, Ops, measure_batch, prepare
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, loaded_ahead, open_images
-from aliascope.instrument import (
-    Columns,
-    Instrument,
-    Ops,
-    Precision,
-    environment,
-    measure_batch,
-    prepare,
-)
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
-from aliascope.records import StridedLayer
+from aliascope.records import Report, StridedLayer
+from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
 from aliascope.store import Run, RunWriter
 
@@ -49,7 +42,7 @@ def measure(
     limit: int | None = None,
     seed: int = 0,
     flush_seconds: float = 10.0,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Report | None = None,
 ) -> Run:
     """Measure aliasing and shift instability of one model on one source of images.
 

@@ -1,10 +1,18 @@
 """The records that travel along the data flow. Plain data; they know nothing of what makes them."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
+
+Report = Callable[[int, int | None], None]
+"""Takes how much is done, and of how much, where that is known."""
+
+Progress = Callable[[str], AbstractContextManager[Report]]
+"""Called with a title; its context yields a `Report`."""
 
 Kind = Literal[
     "conv",

@@ -14,8 +14,8 @@ leftover that readers ignore and the next writer of that part replaces.
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,12 +26,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import BaseFileLock, FileLock, Timeout
 from jaxtyping import Float
 
 from aliascope.errors import RunError
+from aliascope.files import lock, plain, refusal, refuse_another, write_file
 from aliascope.records import StridedLayer
-from aliascope.text import columns, pair, plain, wrapped
+from aliascope.text import columns, pair, wrapped
 
 State = Literal["running", "complete", "interrupted", "failed"]
 
@@ -236,7 +236,7 @@ class RunWriter:
             self._number = 1 + max(parts, default=-1)
         # run.json before the folders: with folders and without it, this is a stranger's directory.
         self._save()
-        with _refusal(path):
+        with refusal(path):
             for kind in _KINDS:
                 (path / kind).mkdir(exist_ok=True)
                 for leftover in (path / kind).glob(".part-*.tmp"):
@@ -313,92 +313,8 @@ class RunWriter:
             write_file(self.run.path / "run.json", text.encode("utf-8", "backslashreplace"))
 
 
-def lock(path: Path, record: str = "run.json") -> BaseFileLock:
-    """Make the directory ours, or say whose it is.
-
-    Args:
-        path: made where missing.
-        record: the file by which a directory of this kind is known.
-
-    Raises:
-        RunError: it holds other files, another process is writing it, or it cannot be written.
-    """
-    with _refusal(path):
-        path.mkdir(parents=True, exist_ok=True)
-        visible = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
-        if visible and record not in visible:
-            raise RunError(
-                f"{path} holds other files ({visible[0]}) and no {record}: choose another --out"
-            )
-        try:
-            return FileLock(path / ".lock").acquire(blocking=False).lock
-        except Timeout:
-            process = "another process"
-            with suppress(RunError):
-                process = f"process {Run.open(path).info['pid']}"
-            raise RunError(
-                f"{path} is being written by {process}: wait for it, or choose another --out"
-            ) from None
-
-
 def _identity(run: Run) -> dict[str, Any]:
     return run.config | {"layers": [layer.name for layer in run.strided_layers]}
-
-
-def refuse_another(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise unless what a directory was begun with is what is asked for now.
-
-    Raises:
-        RunError: they differ; the sentence names each setting, as it was and as it is.
-    """
-    pairs = {key: (old.get(key, "unset"), new.get(key, "unset")) for key in old | new}
-    differences = [f"{key}: {was} → {now}" for key, (was, now) in pairs.items() if was != now]
-    if differences:
-        raise RunError(
-            f"{path} holds a run of another configuration ({'; '.join(differences)}): "
-            "choose another --out, or delete that directory"
-        )
-
-
-@contextmanager
-def _refusal(path: Path) -> Iterator[None]:
-    """Turn what the system says (no space, no permission, a file in the way) into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be written ({error.strerror or error}): mend that and run the same "
-            "command again, which keeps what is measured, or choose another --out"
-        ) from error
-
-
-def write_file(path: Path, data: bytes | pa.Buffer) -> None:
-    """Put `data` in place, whole or not at all, whenever the process or the machine dies.
-
-    Folders are made where missing.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _refusal(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _parts(path: Path) -> dict[int, Path]:

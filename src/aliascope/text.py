@@ -1,13 +1,7 @@
-"""Plain text that fits a terminal and a log file alike, and values that JSON can hold."""
+"""Plain text that fits a terminal and a log file alike."""
 
-import json
-import re
 from collections.abc import Sequence
 from textwrap import fill
-from typing import Any
-
-import numpy as np
-import pandas as pd
 
 WIDTH = 100
 
@@ -39,29 +33,3 @@ def pair(rows: int | float, across: int | float) -> str:
     ('2', '2×1')
     """
     return f"{rows:.3g}" if rows == across else f"{rows:.3g}×{across:.3g}"
-
-
-def file_name(spec: str) -> str:
-    """A model spec as the name of a file or folder.
-
-    >>> file_name("timm:resnet50"), file_name("efficientnet_lite0@blurpool:2")
-    ('timm-resnet50', 'efficientnet_lite0@blurpool-2')
-    """
-    return re.sub(r"[^\w@.+-]+", "-", spec)
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON gives it back: numbers that are not finite as None, frames as rows.
-
-    Tuples become lists, numpy's numbers Python's, and anything else its `str`.
-
-    >>> plain({"rows": pd.DataFrame({"sis": [0.5, float("nan")]}), "side": (np.int64(3),)})
-    {'rows': [{'sis': 0.5}, {'sis': None}], 'side': [3]}
-    """
-    return json.loads(json.dumps(value, default=_own), parse_constant=lambda _: None)
-
-
-def _own(value: Any) -> Any:
-    if isinstance(value, pd.DataFrame):
-        return value.to_dict("records")
-    return value.item() if isinstance(value, np.generic) else str(value)

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aliascope.antialias.downsamplers import Method, available_methods
 from aliascope.antialias.flops import counted
-from aliascope.antialias.methods import Method, available_methods
 from aliascope.antialias.places import Planner, Step, Unconvertible
 from aliascope.antialias.recipe import Recipe
 from aliascope.antialias.report import Conversion, ConvertedLayer, conversion_of

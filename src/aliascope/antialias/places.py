@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from aliascope.antialias.methods import LOW_PASSES, centre
+from aliascope.antialias.downsamplers import LOW_PASSES, centre
 from aliascope.antialias.recipe import Recipe
 from aliascope.layers import LAYERS
 from aliascope.records import StridedLayer

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from aliascope.antialias.methods import downsampler
+from aliascope.antialias.downsamplers import downsampler
 from aliascope.errors import ModelError
 from aliascope.layers import LAYERS
 from aliascope.layers.wavelet import WAVELETS

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aliascope.antialias.methods import downsampler
+from aliascope.antialias.downsamplers import downsampler
 from aliascope.antialias.places import Place, Step
 from aliascope.antialias.recipe import Recipe
 from aliascope.layers._polyphase import PolyphaseChoice

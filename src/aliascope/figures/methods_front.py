@@ -27,7 +27,7 @@ def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
     """Instability against latency, and against what accuracy it costs; Pareto fronts are lines.
 
     Args:
-        table: `Methods.table`.
+        table: `Tradeoffs.table`.
         model: What was converted.
         caption: Under the figure.
     """

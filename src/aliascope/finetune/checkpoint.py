@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from aliascope.errors import RunError
+from aliascope.files import refuse_another, write_file
 from aliascope.finetune.optimisation import Average
-from aliascope.store import refuse_another, write_file
 
 RECORD = "finetune.json"
 _FORMAT = 1
@@ -33,7 +33,7 @@ _PLAIN += ("recalibrated", "unreadable")
 
 
 @dataclass
-class Progress:
+class State:
     """Everything that a step changes."""
 
     student: nn.Module
@@ -73,7 +73,7 @@ class Checkpoints:
         """Whether there is something to continue."""
         return self.path is not None and (self.path / RECORD).exists()
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: State) -> None:
         """Make the state as it stands the one that is continued.
 
         Raises:
@@ -96,7 +96,7 @@ class Checkpoints:
             if old.name not in files.values():
                 old.unlink(missing_ok=True)
 
-    def restore(self, progress: Progress) -> bool:
+    def restore(self, progress: State) -> bool:
         """Take up the state on disk, bit for bit; False if there is none.
 
         Raises:
@@ -123,14 +123,14 @@ class Checkpoints:
             ) from error
         return True
 
-    def finish(self, progress: Progress) -> None:
+    def finish(self, progress: State) -> None:
         """Put the averaged weights beside the checkpoint, under a name that stays."""
         if self.path is not None:
             data = save(_detached(progress.average.module.state_dict()))
             write_file(self.path / "model.safetensors", data)
 
 
-def _moving(progress: Progress) -> dict[str, Tensor]:
+def _moving(progress: State) -> dict[str, Tensor]:
     tensors = {f"student/{k}": v for k, v in progress.student.state_dict().items()}
     for index, moments in progress.optimiser.state_dict()["state"].items():
         tensors |= {f"moments/{index}/{name}": value for name, value in moments.items()}

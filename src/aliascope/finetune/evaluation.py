@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from aliascope.batch import measure_batch, prepare
 from aliascope.finetune.data import readable_batches
 from aliascope.finetune.losses import distillation
 from aliascope.images import Entry
-from aliascope.instrument import Precision, failures_named, measure_batch, prepare
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
+from aliascope.runtime import Precision, failures_named
 from aliascope.stability import logits_of
 
 METRICS = {

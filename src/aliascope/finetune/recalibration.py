@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from aliascope.finetune.data import readable_batches
 from aliascope.images import Entry, ImageSource, open_images
-from aliascope.instrument import chosen_device, failures_named
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
+from aliascope.runtime import chosen_device, failures_named
 from aliascope.taps import evaluating
 
 ENOUGH = 512

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from aliascope.errors import ImageError
+from aliascope.files import lock, plain
 from aliascope.finetune.checkpoint import RECORD, Checkpoints
 from aliascope.finetune.data import Photos, split
 from aliascope.finetune.evaluation import METRICS, HeldOut, divergence
@@ -21,11 +22,10 @@ from aliascope.finetune.recalibration import ENOUGH, recalibrate, spread
 from aliascope.finetune.settings import BatchNorm, Settings
 from aliascope.finetune.training import Training
 from aliascope.images import Entry, ImageSource, open_images
-from aliascope.instrument import Precision, chosen_device, environment
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
-from aliascope.store import lock
-from aliascope.text import columns, plain, wrapped
+from aliascope.runtime import Precision, chosen_device, environment
+from aliascope.text import columns, wrapped
 
 _JUDGED = 128
 """Pictures that tell whether recalibration helped."""

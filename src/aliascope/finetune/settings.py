@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from aliascope.errors import ModelError
-from aliascope.instrument import Precision
+from aliascope.runtime import Precision
 
 BatchNorm = Literal["train", "frozen"]
 

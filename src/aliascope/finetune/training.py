@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from aliascope.errors import ModelError, RunError
-from aliascope.finetune.checkpoint import Checkpoints, Progress
+from aliascope.finetune.checkpoint import Checkpoints, State
 from aliascope.finetune.data import Cut, Photos, views
 from aliascope.finetune.evaluation import HeldOut
 from aliascope.finetune.losses import Objective, Runner, feature_layers, penalised
 from aliascope.finetune.optimisation import Average, optimiser, rate_at
 from aliascope.finetune.settings import Settings
-from aliascope.folding import fold_batch_norm
-from aliascope.instrument import AUTOCAST, failures_named
+from aliascope.fusion import fuse_batch_norm
 from aliascope.models import LoadedModel
 from aliascope.preprocessing import Preprocessing
+from aliascope.runtime import AUTOCAST, failures_named
 from aliascope.taps import strided_layers
 
 
@@ -47,7 +47,7 @@ class Training:
             if settings.feature_weight:
                 features = feature_layers(module, teacher.module, example)
         with failures_named(teacher.spec, example.shape):
-            folded = fold_batch_norm(teacher.module, example).requires_grad_(requires_grad=False)
+            folded = fuse_batch_norm(teacher.module, example).requires_grad_(requires_grad=False)
         module, self.guide = _placed(module, device), _placed(folded, device)
         if not any(p.requires_grad for p in module.parameters()):
             raise ModelError(f"{student.spec} has no parameter that requires a gradient")
@@ -57,7 +57,7 @@ class Training:
             settings,
             preprocessing,
         )
-        self.progress = Progress(
+        self.progress = State(
             module,
             Average(module, settings.ema),
             optimiser(module, settings),

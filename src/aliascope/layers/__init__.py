@@ -6,6 +6,7 @@ samples into ⌈H/s⌉ × ⌈W/s⌉. `LAYERS` finds them by the name of their me
 
 from torch import nn
 
+from aliascope.layers._downsampler import Downsampler
 from aliascope.layers.adaptive import AdaptivePool
 from aliascope.layers.aps import APSPool
 from aliascope.layers.blurpool import BlurPool
@@ -30,6 +31,7 @@ __all__ = [
     "APSPool",
     "AdaptivePool",
     "BlurPool",
+    "Downsampler",
     "IdealPool",
     "LPSPool",
     "TIPSPool",

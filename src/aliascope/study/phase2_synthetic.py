@@ -8,12 +8,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from aliascope.batch import Instrument
 from aliascope.figures import (
     fig4_avr_vs_frequency,
     fig5_layerwise_avr_comparison,
     fig6_aliasing_folding,
 )
-from aliascope.instrument import Instrument
 from aliascope.records import StridedLayer
 from aliascope.spectra import power_spectrum
 from aliascope.study.presets import ANTIALIASED, BASELINE, ROLES

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from aliascope.batch import Ops
 from aliascope.errors import RunError
-from aliascope.instrument import Ops, Precision
+from aliascope.runtime import Precision
 
 BASELINE, ANTIALIASED = "baseline", "antialiased"
 ROLES = (BASELINE, ANTIALIASED)

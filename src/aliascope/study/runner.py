@@ -9,8 +9,9 @@ from typing import Any
 
 from aliascope.errors import AliascopeError, RunError
 from aliascope.figures import save
-from aliascope.instrument import chosen_device, environment
-from aliascope.store import lock, write_file
+from aliascope.files import lock, write_file
+from aliascope.records import Progress
+from aliascope.runtime import chosen_device, environment
 from aliascope.study import (
     phase1_feature_extraction,
     phase2_synthetic,
@@ -19,7 +20,7 @@ from aliascope.study import (
     phase5_intervention,
 )
 from aliascope.study.presets import plan_of
-from aliascope.study.study import Progress, Study, plan_in
+from aliascope.study.study import Study, plan_in
 from aliascope.study.summary import Summary, record_of
 
 PHASES: dict[int, Any] = {

@@ -12,7 +12,7 @@ RESULTS/summary.json         the headline
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from io import BytesIO
@@ -25,20 +25,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from aliascope.batch import Instrument, prepare
 from aliascope.compare import Comparison, compare, pair_layers
 from aliascope.errors import ImageError, ModelError, RunError
+from aliascope.files import refuse_another, write_file
 from aliascope.images import ImageSource, open_images
-from aliascope.instrument import Instrument, prepare
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import RESIZE_224, Preprocessing
+from aliascope.records import Progress
 from aliascope.spectra import alias_violation_ratios, power_spectrum
-from aliascope.store import Run, refuse_another, write_file
+from aliascope.store import Run
 from aliascope.study.presets import ANTIALIASED, BASELINE, CLASS_MAPS, ROLES, Plan, plan_from
 from aliascope.taps import tap
-
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int | None], None]]]
-
 
 _TEXT = ("layer_name", "antialiased_layer", "stride", "kind", "role", "model", "metric", "variant")
 

@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from aliascope.errors import RunError
+from aliascope.files import plain
 from aliascope.study.presets import ANTIALIASED, BASELINE, PRESETS, PUBLISHED, ROLES
 from aliascope.study.study import Study
-from aliascope.text import columns, plain, wrapped
+from aliascope.text import columns, wrapped
 
 _FORMAT = 1
 

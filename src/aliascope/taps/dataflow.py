@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from aliascope.errors import ModelError
+from aliascope.layers import Downsampler
 from aliascope.records import Kind, StridedLayer
 from aliascope.taps.sampling import Sampling, Scale, sampling_of, tensors_in
 
@@ -92,7 +93,7 @@ class Watcher(TorchFunctionMode):
         if not self.frames:
             self.counts.clear()
         x = next(tensors_in(inputs), None)
-        own = name != "" and _is_downsampler(module)
+        own = name != "" and isinstance(module, Downsampler)
         childless = own or all(_is_detail(module, *child) for child in module.named_children())
         hidden = any(frame.downsampler or frame.hidden for frame in self.frames[-1:])
         leaf = name != "" and childless and not hidden and x is not None and x.ndim == 4
@@ -137,15 +138,9 @@ def _is_detail(parent: nn.Module, name: str, module: nn.Module) -> bool:
     The child "0" is a downsampler that `antialias` put before its parent.
     """
     padding = type(module).__module__ == "torch.nn.modules.padding"
-    before = name == "0" and not isinstance(parent, nn.Sequential) and _is_downsampler(module)
-    return name == "parametrizations" or padding or before
-
-
-def _is_downsampler(module: nn.Module) -> bool:
-    """Whether it is one of aliascope's own; by name, since layers are made to the right of taps."""
-    return any(
-        (base.__module__, base.__qualname__) == ("aliascope.layers._downsampler", "Downsampler")
-        for base in type(module).__mro__
+    before = name == "0" and isinstance(module, Downsampler)
+    return (
+        name == "parametrizations" or padding or (before and not isinstance(parent, nn.Sequential))
     )
 
 

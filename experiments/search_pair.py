@@ -1,6 +1,6 @@
 """What surgery alone does to EfficientNet-Lite0, judged on the held-out photographs.
 
-    python docs/search_pair.py IMAGENET PHOTOS
+    python experiments/search_pair.py IMAGENET PHOTOS
 
 The folders are those of embedded_pair.py. Writes docs/studies/pair/search.csv, a row a variant.
 """
@@ -17,7 +17,7 @@ from aliascope.finetune.losses import distillation
 from aliascope.layers import BlurPool, IdealPool
 from aliascope.stability import matched_instability
 
-OUT = Path(__file__).parent / "studies" / "pair" / "search.csv"
+OUT = Path(__file__).parents[1] / "docs" / "studies" / "pair" / "search.csv"
 RECIPES = ("blurpool:2", "blurpool:3", "blurpool:3:stem", "blurpool:4", "wavelet:db2")
 RECIPES += ("wavelet:bior2.2", "wavelet:bior3.3", "wavelet:sym4", "ideal", "ideal:stem")
 PLACES = 4

@@ -1,6 +1,6 @@
 """Does a penalty on aliasing make a network steadier, without any new layer?
 
-    python docs/alias_penalty.py IMAGENET PHOTOS
+    python experiments/alias_penalty.py IMAGENET PHOTOS
 
 Fine-tunes EfficientNet-Lite0, not converted, towards itself on 128 × 128 views of the photographs
 that embedded_pair.py trains on, with two penalties and, for comparison, with none; judges on the
@@ -18,7 +18,7 @@ from embedded_pair import parted
 from aliascope import load_model
 from aliascope.finetune import finetune
 
-OUT = Path(__file__).parent / "studies" / "penalty" / "penalty.csv"
+OUT = Path(__file__).parents[1] / "docs" / "studies" / "penalty" / "penalty.csv"
 TRIED = {
     "distillation alone": {},
     "alias_penalty 10": {"alias_penalty": 10},

@@ -13,10 +13,10 @@ from torch import nn
 from aliascope import AliascopeError, ModelError
 from aliascope.figures.methods_front import draw
 from aliascope.layers import BlurPool
-from aliascope.methods import compare_methods, dense_response
 from aliascope.models import load_model
 from aliascope.statistics import pareto
 from aliascope.taps import strided_layers
+from aliascope.tradeoffs import compare_methods, dense_response
 
 pytestmark = pytest.mark.xdist_group("methods")  # one worker makes what all share
 

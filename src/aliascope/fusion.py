@@ -15,7 +15,7 @@ _NORMS = ("torch.nn.modules.batchnorm.BatchNorm2d", "timm.layers.norm_act.BatchN
 """By name: timm takes seconds to import and may not be needed."""
 
 
-def fold_batch_norm(
+def fuse_batch_norm(
     model: nn.Module, example: Float[Tensor, "batch chan height width"]
 ) -> nn.Module:
     """A copy in eval mode whose conv → batch-norm pairs are one convolution each.
@@ -35,7 +35,7 @@ def fold_batch_norm(
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
-    >>> fold_batch_norm(net, torch.zeros(1, 3, 8, 8))[1]
+    >>> fuse_batch_norm(net, torch.zeros(1, 3, 8, 8))[1]
     Sequential()
     """
     folded = copy.deepcopy(model).eval()

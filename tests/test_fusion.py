@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.prune import l1_unstructured
 
-from aliascope.folding import fold_batch_norm
+from aliascope.fusion import fuse_batch_norm
 from aliascope.taps import strided_layers, tap
 
 NORM = nn.modules.batchnorm._BatchNorm
@@ -71,7 +71,7 @@ def test_the_same_network_with_fewer_passes(name):
     modules = list(model.named_modules())
     layers = strided_layers(model, x)
 
-    folded = fold_batch_norm(model, x)
+    folded = fuse_batch_norm(model, x)
 
     assert norms(folded) == remaining
     assert not any(module.training for module in folded.modules())
@@ -104,7 +104,7 @@ def folds(model, x=None):
     """Whether a model's norm is gone from the folded copy, which must compute the same."""
     x = images(16) if x is None else x
     model = randomised(model)
-    folded = fold_batch_norm(model, x)
+    folded = fuse_batch_norm(model, x)
     with torch.no_grad():
         for ours, theirs in zip(tensors(folded(x)), tensors(model(x)), strict=True):
             assert distance(ours, theirs) < 1e-5
@@ -135,7 +135,7 @@ def test_folds_every_kind_of_convolution(name):
 
 def test_keeps_what_a_convolution_is():
     conv = CONVS["reflect"]
-    folded = fold_batch_norm(Pair(conv).eval(), images(16)).conv
+    folded = fuse_batch_norm(Pair(conv).eval(), images(16)).conv
     assert folded.padding_mode == "reflect"
     assert type(folded) is nn.Conv2d
     assert conv.bias is not folded.bias
@@ -217,7 +217,7 @@ def test_each_pair_is_judged_by_itself():
     branches = nn.Sequential(
         Pair(nn.Conv2d(3, 4, 3)), Pair(nn.Conv2d(4, 4, 3), forward=second_reader)
     )
-    assert norms(fold_batch_norm(branches, images(16))) == ["1.norm"]
+    assert norms(fuse_batch_norm(branches, images(16))) == ["1.norm"]
 
 
 @pytest.mark.parametrize("which", ["conv", "norm"])
@@ -284,7 +284,7 @@ def test_keeps_channels_last():
     model = timm.create_model("test_resnet").to(memory_format=torch.channels_last)
     x = images(32).contiguous(memory_format=torch.channels_last)
     assert folds(model, x)
-    conv = fold_batch_norm(model, x).conv1
+    conv = fuse_batch_norm(model, x).conv1
     conv = conv if isinstance(conv, nn.Conv2d) else conv[0]
     assert conv.weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -292,7 +292,7 @@ def test_keeps_channels_last():
 def test_folds_in_half_precision():
     model = randomised(Pair()).to(torch.bfloat16)
     x = images(16).to(torch.bfloat16)
-    folded = fold_batch_norm(model, x)
+    folded = fuse_batch_norm(model, x)
     assert not norms(folded)
     with torch.no_grad():
         assert distance(folded(x).float(), model(x).float()) < 2e-2
@@ -300,14 +300,14 @@ def test_folds_in_half_precision():
 
 def test_a_model_in_train_mode_is_folded_as_it_evaluates():
     model = nn.Sequential(randomised(Pair()), nn.Dropout()).train()
-    folded = fold_batch_norm(model, images(16))
+    folded = fuse_batch_norm(model, images(16))
     assert model[0].norm.training
     assert not any(module.training for module in folded.modules())
     assert distance(folded(images(16)), model.eval()(images(16))) < 1e-5
 
 
 def test_the_activation_of_a_fused_norm_keeps_its_name():
-    folded = fold_batch_norm(Pair(norm=BatchNormAct2d(4)).eval(), images(16))
+    folded = fuse_batch_norm(Pair(norm=BatchNormAct2d(4)).eval(), images(16))
     assert type(folded.get_submodule("norm.act")) is nn.ReLU
 
 

@@ -1,6 +1,6 @@
 """Judge the network that aliascope ships against the original, on photographs it never saw.
 
-    python docs/judge_pair.py IMAGENET PHOTOS [MODEL]
+    python experiments/judge_pair.py IMAGENET PHOTOS [MODEL]
 
 The folders are those of embedded_pair.py: the held-out fourth of IMAGENET, the unused fifteenth of
 PHOTOS, and for comparison some that were trained on. Writes docs/studies/pair/judged.csv: for each
@@ -15,12 +15,12 @@ import torch
 
 from aliascope import load_model, open_images
 from aliascope.finetune.data import readable_batches
-from aliascope.folding import fold_batch_norm
+from aliascope.fusion import fuse_batch_norm
 from aliascope.shifts import cropped_views, shifted_views
 from aliascope.stability import matched_instability, stability
 from aliascope.statistics import paired
 
-OUT = Path(__file__).parent / "studies" / "pair" / "judged.csv"
+OUT = Path(__file__).parents[1] / "docs" / "studies" / "pair" / "judged.csv"
 COLUMNS = ["mean_a", "mean_b", "difference", "low", "high", "change", "change_low", "change_high"]
 
 
@@ -65,7 +65,7 @@ def judged(models, entries):
 @torch.no_grad()
 def seen(model, entries):
     """Readable pictures and the logits (views, B, K) of circular and of crop shifts."""
-    network = fold_batch_norm(model.module, model.example())
+    network = fuse_batch_norm(model.module, model.example())
     preprocessing = model.preprocessing
     items, logits = [], ([], [])
     for batch, wide in readable_batches(entries, preprocessing.widened(1), 8):

@@ -1,35 +1,26 @@
 """A model made ready to measure, and the one batch function that every engine calls."""
 
-import platform
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from aliascope.errors import ModelError
-from aliascope.folding import fold_batch_norm
+from aliascope.fusion import fuse_batch_norm
 from aliascope.models import LoadedModel
 from aliascope.preprocessing import RESIZE_224, Preprocessing
 from aliascope.records import StridedLayer
+from aliascope.runtime import AUTOCAST, Precision, chosen_device, failures_named
 from aliascope.shifts import Border, cropped_views, shifted_views
 from aliascope.spectra import AVR_VARIANTS, alias_violation_ratios
 from aliascope.stability import logits_of, stability
 from aliascope.taps import evaluating, strided_layers, tap
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Ops = Literal["all", "conv"]
 Columns = dict[str, Tensor]
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What a forward is cast to; None is float32 throughout."""
 _CONV_KINDS = ("conv", "patch_embed", "blur_pool")
 
 
@@ -71,7 +62,7 @@ def prepare(
     place = chosen_device(device)
     with failures_named(model.spec, example.shape):
         layers = strided_layers(model.module, example)
-        module = fold_batch_norm(model.module, example)
+        module = fuse_batch_norm(model.module, example)
         with evaluating(module):
             output = module(example)
         module = module.to(place).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -135,52 +126,3 @@ def measure_batch(
         {name: column.cpu() for name, column in image_columns.items()},
         {name: column.cpu() for name, column in layer_columns.items()},
     )
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What decides how fast a figure came about and, in its last digits, which: for the record."""
-    packages = ("aliascope", "torch", "torchvision", "timm", "numpy", "pillow")
-    cuda = device.type == "cuda"
-    return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "device": str(device),
-        "hardware": torch.cuda.get_device_name(device) if cuda else _processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }
-
-
-def _processor() -> str:
-    """Its name, which Linux tells in a file only."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def chosen_device(name: str | None) -> torch.device:
-    """The device of that name; without one CUDA where there is one, else the CPU.
-
-    Raises:
-        ModelError: there is no such device here.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {name!r} cannot be used here; choose cpu") from error
-    return device
-
-
-@contextmanager
-def failures_named(spec: str, shape: Sequence[int]) -> Iterator[None]:
-    """What a model raises on images of that shape becomes a ModelError of one sentence."""
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        sentence = str(error).strip().partition("\n")[0]
-        raise ModelError(
-            f"{spec} failed on an image of shape {tuple(shape)}: {sentence}"
-        ) from error

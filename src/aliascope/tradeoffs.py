@@ -23,20 +23,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aliascope.antialias import Recipe, antialias
 from aliascope.errors import AliascopeError, ModelError
+from aliascope.files import file_name, plain, write_file
 from aliascope.finetune import recalibrate
 from aliascope.images import open_images
-from aliascope.instrument import chosen_device, environment
 from aliascope.latency import bench
 from aliascope.layers import APSPool, LPSPool, TIPSPool
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model, weights_digest
-from aliascope.records import StridedLayer
+from aliascope.records import Progress, StridedLayer
+from aliascope.runtime import chosen_device, environment
 from aliascope.spectra import alias_violation_ratio
 from aliascope.statistics import bootstrap_means
-from aliascope.store import Run, write_file
-from aliascope.study.study import Progress
+from aliascope.store import Run
 from aliascope.taps import evaluating, strided_layers, tap
-from aliascope.text import columns, file_name, plain, wrapped
+from aliascope.text import columns, wrapped
 
 TRIED = (
     "blurpool:1",
@@ -61,7 +61,7 @@ _SPECTRA = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Methods:
+class Tradeoffs:
     """What `compare_methods` found; `str()` prints it as a table."""
 
     model: str
@@ -96,7 +96,7 @@ def compare_methods(
     device: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Methods:
+) -> Tradeoffs:
     """Convert a model by every method and measure what each buys and costs.
 
     Args:
@@ -160,7 +160,7 @@ def compare_methods(
     notices += [*latency.notices, *latency.failures.values()]
     settings = {"images": str(images), "limit": limit, "recalibrate_on": str(recalibrate_on or "")}
     info = environment(chosen_device(device)) | settings
-    found = Methods(loaded.spec, table, info, tuple(notices))
+    found = Tradeoffs(loaded.spec, table, info, tuple(notices))
     if folder is not None:
         from aliascope.figures import methods_front, save
 
@@ -303,7 +303,7 @@ def dense_response(
     return torch.stack(each_row, dim=-2).flatten(-3, -2)
 
 
-def _blocks(found: Methods) -> Iterator[str]:
+def _blocks(found: Tradeoffs) -> Iterator[str]:
     info, table = found.info, found.table
     yield f"{found.model} on {info['images']}"
     cells = {

@@ -1,6 +1,6 @@
 """Make the network that aliascope ships: EfficientNet-Lite0, anti-aliased and fine-tuned.
 
-    python docs/embedded_pair.py IMAGENET PHOTOS
+    python experiments/embedded_pair.py IMAGENET PHOTOS
 
 IMAGENET is a folder of labelled ImageNet photographs, every fourth of which is held out; PHOTOS is
 one of photographs without labels, every fifteenth of which is never used. Writes the weights into
@@ -20,7 +20,7 @@ from aliascope.models.catalogues import REPAIRED
 
 BASE = "efficientnet_lite0"
 STUDENT = f"{BASE}@ideal"
-RECORD = Path(__file__).parent / "studies" / "pair" / "finetune.json"
+RECORD = Path(__file__).parents[1] / "docs" / "studies" / "pair" / "finetune.json"
 
 
 def parted(imagenet, photos):
