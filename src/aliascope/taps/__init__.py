@@ -6,9 +6,10 @@ call happens inside a module without children, that module is the layer and its 
 tapped (a blur pool is tapped before its own padding); elsewhere the call itself is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,9 +18,21 @@ from torch import Tensor, nn
 
 from aliascope.records import StridedLayer
 from aliascope.taps.dataflow import Call, Span, Trace, Watcher, watch
+from aliascope.taps.decimation import Decimation, decimations
 from aliascope.taps.sampling import Sampling
 
-__all__ = ["Call", "Span", "Tap", "Trace", "evaluating", "strided_layers", "tap", "trace"]
+__all__ = [
+    "Call",
+    "Decimation",
+    "Span",
+    "Tap",
+    "Trace",
+    "decimations",
+    "evaluating",
+    "strided_layers",
+    "tap",
+    "trace",
+]
 
 
 @contextmanager
@@ -80,22 +93,31 @@ class Tap:
     """The same of its output, where that was asked for."""
 
 
+def _copied(_layer: StridedLayer, x: Tensor) -> Tensor:
+    return x.clone()  # what comes later may write into it
+
+
 @contextmanager
 def tap(
     model: nn.Module,
-    layers: Sequence[StridedLayer],
+    layers: Sequence[StridedLayer | str],
     *,
-    read: Callable[[StridedLayer, Tensor], Any] = lambda _, x: x,
-    of: Literal["input", "output"] = "input",
+    read: Callable[[Any, Tensor], Any] = _copied,
+    of: Literal["input", "output", "both"] = "input",
+    replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
 ) -> Iterator[Tap]:
     """Capture what each layer is about to sample, in every forward within the block.
 
     Args:
         model: the module that `strided_layers` was asked about, or a copy of it.
-        layers: which ones.
-        read: what to keep of each map, called while the map is at hand, so that nothing larger
-            has to be held; the map itself by default.
-        of: "output" captures what comes out of each layer, as `.outputs`, in place of what goes in.
+        layers: which ones. The name of any module stands for what is passed to that module, before
+            a downsampler that surgery put there.
+        read: what to keep of each map, called with the layer and the map while that is at hand, so
+            that nothing larger has to be held; by default a copy of the map.
+        of: "output" captures what comes out of each layer, as `.outputs`, in place of what goes in;
+            "both" does both in one forward.
+        replace: layer name → what its output is to become: the rest of the network goes on from
+            what that returns.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2))
     >>> example = torch.zeros(1, 3, 16, 16)
@@ -104,12 +126,18 @@ def tap(
     >>> tapped.inputs["1"].shape
     torch.Size([1, 8, 14, 14])
     """
-    reader = _Reader({layer.name: layer for layer in layers}, read, of)
+    known = {layer.name: layer for layer in layers if isinstance(layer, StridedLayer)}
+    reader = _Reader(known, read, of, replace or {})
     # Bare calls can only be told apart with every module and call in view; modules alone need
     # nothing but a hook each, which costs the forward nothing.
-    bare = any(layer.function for layer in layers)
-    only = None if bare else {layer.name.partition("#")[0] for layer in layers}
-    with watch(model, reader, only=only):
+    bare = any(layer.function for layer in known.values())
+    only = None if bare else {name.partition("#")[0] for name in (*known, *(replace or {}))}
+    with ExitStack() as held:
+        held.enter_context(watch(model, reader, only=only))
+        for name in (layer for layer in layers if isinstance(layer, str)):
+            hook = partial(reader.entered, name)
+            module = model.get_submodule(name)
+            held.callback(module.register_forward_pre_hook(hook, prepend=True).remove)
         yield reader.tap
 
 
@@ -133,39 +161,66 @@ def trace(
 
 
 class _Reader(Watcher):
-    """Hands the inputs of chosen layers to a function."""
+    """Hands the inputs and outputs of chosen layers to a function, and replaces outputs."""
 
     def __init__(
-        self, layers: dict[str, StridedLayer], read: Callable[[StridedLayer, Tensor], Any], of: str
+        self,
+        layers: dict[str, StridedLayer],
+        read: Callable[[Any, Tensor], Any],
+        of: str,
+        replace: Mapping[str, Callable[[Tensor], Tensor]],
     ) -> None:
         super().__init__()
         self.layers = layers
         self.read = read
-        self.of = of
         self.tap = Tap()
-        self._captured = self.tap.inputs if of == "input" else self.tap.outputs
+        self._input, self._output = of != "output", of != "input"
+        self._replace = replace
 
     def start(self, name: str, module: nn.Module, inputs: Any) -> None:
         super().start(name, module, inputs)
         if not name:
-            self._captured.clear()
+            self.tap.inputs.clear()
+            self.tap.outputs.clear()
         frame = self.frames[-1]
-        if frame.leaf and frame.input is not None and self.of == "input":
-            self.capture(frame.layer, frame.input)
+        if frame.leaf and frame.input is not None and self._input:
+            self.capture(self.tap.inputs, frame.layer, frame.input)
 
-    def end(self, output: Any) -> None:
+    def end(self, output: Any) -> Any:
         frame = self.frames[-1]
-        if frame.leaf and isinstance(output, Tensor) and self.of == "output":
-            self.capture(frame.layer, output)
+        replacement = None
+        if frame.leaf and isinstance(output, Tensor):
+            replacement = self.leaving(frame.layer, output)
         super().end(output)
+        return replacement
 
     def call(
-        self, function: str, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
-    ) -> None:
-        del function, inputs
-        if sampling and layer:
-            self.capture(layer, sampling.input if self.of == "input" else output)
+        self, func: Callable, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
+    ) -> Any:
+        del func, inputs
+        if not sampling or not layer:
+            return None
+        if self._input:
+            self.capture(self.tap.inputs, layer, sampling.input)
+        return self.leaving(layer, output)
 
-    def capture(self, name: str, x: Tensor) -> None:
+    def entered(self, name: str, _module: nn.Module, inputs: tuple) -> None:
+        self.tap.inputs[name] = self._seen(name, inputs[0])
+
+    def leaving(self, name: str, output: Tensor) -> Tensor | None:
+        replace = self._replace.get(name)
+        replacement = None if replace is None else replace(output)
+        if self._output:
+            self.capture(self.tap.outputs, name, output if replacement is None else replacement)
+        return replacement
+
+    def capture(self, captured: dict[str, Any], name: str, x: Tensor) -> None:
         if name in self.layers:
-            self._captured[name] = self.read(self.layers[name], x)
+            captured[name] = self._seen(self.layers[name], x)
+
+    def _seen(self, layer: StridedLayer | str, x: Tensor) -> Any:
+        paused, self.paused = self.paused, True
+        try:
+            return self.read(layer, x)
+        finally:
+            self.paused = paused

@@ -1,7 +1,7 @@
 """One watched forward: which modules run, which torch functions they call, what feeds what."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +46,56 @@ class Call(NamedTuple):
     """Image pixels per sample of its output."""
 
 
+class Made(NamedTuple):
+    """Stands for a map in a recorded call: what another call made."""
+
+    call: int
+
+
+class Program(NamedTuple):
+    """A recorded call that can be made again, on other maps."""
+
+    func: Callable
+    args: tuple
+    kwargs: dict
+
+    def reads(self) -> list[int]:
+        """The calls whose maps it takes."""
+        return list(_made_in((self.args, self.kwargs)))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it writes into a map that it takes."""
+        name = getattr(self.func, "__name__", "")
+        return bool(self.kwargs.get("inplace")) or name.endswith("_") or name == "__setitem__"
+
+    def run(self, made: Mapping[int, Tensor]) -> Tensor:
+        """Call it with maps in the places of those that it was called with."""
+        args, kwargs = _filled((self.args, self.kwargs), made)
+        output = self.func(*args, **kwargs)
+        return args[0] if output is None else output
+
+
+def _made_in(nested: Any) -> Iterator[int]:
+    if isinstance(nested, Made):
+        yield nested.call
+    elif isinstance(nested, list | tuple):
+        for item in nested:
+            yield from _made_in(item)
+    elif isinstance(nested, dict):
+        yield from _made_in(list(nested.values()))
+
+
+def _filled(nested: Any, made: Mapping[int, Tensor]) -> Any:
+    if isinstance(nested, Made):
+        return made[nested.call]
+    if type(nested) in (list, tuple):
+        return type(nested)(_filled(item, made) for item in nested)
+    if type(nested) is dict:
+        return {key: _filled(item, made) for key, item in nested.items()}
+    return nested
+
+
 class Span(NamedTuple):
     """One run of a module: the calls `first` up to, not including, `stop` were made in it."""
 
@@ -85,6 +135,8 @@ class Watcher(TorchFunctionMode):
         self.frames: list[Frame] = []
         self.counts: Counter[str] = Counter()
         """How often each module, and each bare sampling call, ran in the latest forward."""
+        self.paused = False
+        """Whether what runs now is no part of the forward, and not to be seen."""
 
     def start(self, name: str, module: nn.Module, inputs: Any) -> None:
         """A module's forward begins; the model itself, which begins first, has the name ""."""
@@ -100,8 +152,11 @@ class Watcher(TorchFunctionMode):
         downsampler = module if own and leaf else None
         self.frames.append(Frame(name, self._numbered(name), leaf, x, downsampler, hidden))
 
-    def end(self, output: Any) -> None:
-        """The innermost module's forward ends; the output is None where it raised."""
+    def end(self, output: Any) -> Any:
+        """The innermost module's forward ends; the output is None where it raised.
+
+        What this returns takes the output's place, unless it is None.
+        """
         del output
         self.frames.pop()
 
@@ -111,20 +166,26 @@ class Watcher(TorchFunctionMode):
         del types
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if self.frames and isinstance(output, Tensor | tuple | list):
+        if func is Tensor.__setitem__:
+            output = args[0]  # a map that is written into is another map from then on
+        if self.frames and not self.paused and isinstance(output, Tensor | tuple | list):
             function = getattr(func, "__name__", "")
             within = self.frames[-1].downsampler or self.frames[-1].hidden
             sampling = None if within else sampling_of(function, args, kwargs, output)
             layer = None
             if sampling and not self.frames[-1].leaf and max(sampling.stride) > 1:
                 layer = self._numbered(_call_name(self.frames[-1].name, function))
-            self.call(function, (args, kwargs), output, sampling, layer)
+            replacement = self.call(func, (args, kwargs), output, sampling, layer)
+            return output if replacement is None else replacement
         return output
 
     def call(
-        self, function: str, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
-    ) -> None:
-        """A torch function returned; as a layer of its own it has a name."""
+        self, func: Callable, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
+    ) -> Any:
+        """A torch function returned; as a layer of its own it has a name.
+
+        What this returns takes the output's place, unless it is None.
+        """
 
     def _numbered(self, name: str) -> str:
         """`pool` for the first call of a forward, `pool#2` for the second."""
@@ -164,11 +225,12 @@ def watch(model: nn.Module, watcher: Watcher, *, only: set[str] | None = None) -
     """
 
     def start(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        watcher.start(name, module, (args, kwargs))
+        if not watcher.paused:
+            watcher.start(name, module, (args, kwargs))
 
-    def end(name: str, _module: nn.Module, _args: tuple, output: Any) -> None:
-        if watcher.frames and watcher.frames[-1].name == name:  # else it never started
-            watcher.end(output)
+    def end(name: str, _module: nn.Module, _args: tuple, output: Any) -> Any:
+        started = watcher.frames and watcher.frames[-1].name == name
+        return watcher.end(output) if started and not watcher.paused else None
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
@@ -193,6 +255,8 @@ class Trace(Watcher):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.programs: dict[int, Program] = {}
+        """The calls that made one map, as they can be made again."""
         self.spans: list[Span] = []
         """Every run of a module, in the order in which they ended."""
         self.held: set[int] = set()
@@ -237,8 +301,9 @@ class Trace(Watcher):
             self.held = set(self._made_by.values())
 
     def call(  # noqa: D102
-        self, function: str, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
+        self, func: Callable, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
     ) -> None:
+        function = getattr(func, "__name__", "")
         made = list(tensors_in(output))
         read = list(tensors_in(inputs)) if made else []
         if not read:
@@ -257,6 +322,9 @@ class Trace(Watcher):
         if sampling and sampling.kind == "conv" and sampling.kernel == step and scale == (1, 1):
             sampling = sampling._replace(kind="patch_embed")
         scale = (scale[0] * step[0], scale[1] * step[1])
+        if isinstance(output, Tensor):
+            args, kwargs = self._without_maps(inputs)
+            self.programs[len(self.calls)] = Program(func, args, kwargs)
         self._record(Call(function, self.frames[-1].name, parents, sampling, scale), made)
         if sampling and layer and not self._is_another_phase(sampling, parents):
             self._add(layer, [len(self.calls) - 1], step, sampling.input, function)
@@ -278,6 +346,17 @@ class Trace(Watcher):
         scale = (rows * strides[0], columns * strides[1])
         parents = self._parents([output])
         self._record(Call("downsample", frame.name, parents, sampling, scale), [output])
+
+    def _without_maps(self, nested: Any) -> Any:
+        """Arguments with a `Made` for each map in them; a trace keeps no map alive."""
+        if isinstance(nested, Tensor):
+            maker = self._maker(nested)
+            return nested if maker is None else Made(maker)
+        if type(nested) in (list, tuple):
+            return type(nested)(self._without_maps(item) for item in nested)
+        if type(nested) is dict:
+            return {key: self._without_maps(item) for key, item in nested.items()}
+        return nested
 
     def _maker(self, tensor: Tensor) -> int | None:
         maker = self._made_by.get(tensor, _CONSTANT)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from aliascope.records import Kind
@@ -31,6 +32,37 @@ def sampling_of(function: str, args: tuple, kwargs: dict, output: Any) -> Sampli
     if reader is None or x is None or y is None or x.ndim != 4 or y.ndim != 4:
         return None
     return reader(x, y, args, kwargs)
+
+
+def at_stride_one(
+    func: Callable, function: str, args: tuple, kwargs: dict, stride: Scale
+) -> tuple[Callable, tuple, dict] | None:
+    """A call that samples, without its sampling: function and arguments; None if there is none."""
+    if function == "interpolate":
+        return _first, args, kwargs
+    if function.startswith("adaptive_"):
+        whole = (int(stride[0]), int(stride[1]))
+        pool = F.max_pool2d if "max" in function else F.avg_pool2d
+        return pool, (args[0], whole, 1), {}
+    place = {"conv2d": 3, "max_pool2d": 2, "avg_pool2d": 2, "lp_pool2d": 3}.get(function)
+    if place is None:
+        return None
+    if len(args) > place:
+        return func, (*args[:place], 1, *args[place + 1 :]), kwargs
+    return func, args, kwargs | {"stride": 1}
+
+
+def slice_phase(function: str, args: tuple) -> tuple[int, int] | None:
+    """Row and column of the first sample that a slice takes; None if that cannot be told."""
+    if function != "__getitem__":
+        return (0, 0) if function == "pixel_unshuffle" else None
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    starts = [item.start or 0 for item in index if isinstance(item, slice) and item.step]
+    return (starts[0], starts[1]) if len(starts) == 2 and min(starts) >= 0 else None
+
+
+def _first(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x
 
 
 def _conv(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:

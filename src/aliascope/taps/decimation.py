@@ -1,0 +1,332 @@
+"""What a layer decimates: its dense response at stride 1, and the samples of it that are kept.
+
+A strided convolution is a dense one of which every s-th sample is kept, and sampling commutes with
+what acts on each sample alone. So what is decimated, D, is taken where a repair puts its low-pass:
+behind the norm and the activation that follow; of a repaired network, behind the low-pass itself.
+A network and its dense twin then have the same D, wherever their operations read.
+"""
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from aliascope.layers import Downsampler
+from aliascope.records import StridedLayer
+from aliascope.taps.dataflow import Program, Span, Trace
+from aliascope.taps.sampling import at_stride_one, slice_phase
+
+_NORMS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance_norm", "rms_norm"})
+_ACTIVATIONS = frozenset(
+    {"relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"}
+    | {"hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign", "prelu", "rrelu"}
+    | {"threshold", "clamp", "clamp_min"}
+)
+_ACTIVATION_WORDS = ("relu", "swish", "silu", "elu", "mish", "activation", "sigmoid", "tanh")
+_POINTWISE = frozenset(
+    {"mul", "__mul__", "__rmul__", "add", "__add__", "__radd__", "sub", "__sub__", "__rsub__"}
+    | {"div", "__truediv__", "exp", "log", "pow", "permute", "contiguous", "to", "float", "view"}
+)
+"""What else a module may compute that is an activation or a norm as a whole."""
+_IDLE = frozenset({"dropout", "dropout2d", "feature_dropout", "float", "to", "contiguous"})
+"""What does nothing to a map, or not in eval mode."""
+
+
+class Followers:
+    """What follows what in one trace: where the norm and activation behind an operation end."""
+
+    def __init__(self, model: nn.Module, recorded: Trace) -> None:
+        self.recorded = recorded
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.readers: dict[int, list[int]] = defaultdict(list)
+        for index, call in enumerate(recorded.calls):
+            for parent in call.parents:
+                self.readers[parent].append(index)
+
+    def activated(self, end: int) -> int:
+        """The call that ends conv → norm → activation, along readers that read alone."""
+        for functions, words in ((_NORMS, ("norm",)), (_ACTIVATIONS, _ACTIVATION_WORDS)):
+            end = self._past_idle(end)
+            following = self._follower(end, functions, words)
+            end = end if following is None else following
+        return end
+
+    def reading(self, end: int) -> Iterator[Span]:
+        """Modules that were passed a call's output and hold all that read it, innermost first."""
+        readers = self.readers[end]
+        spans = (span for span in self.recorded.spans if span.input == end and span.module)
+        for span in spans:
+            if all(span.first <= reader < span.stop for reader in readers):
+                yield span
+
+    def _past_idle(self, end: int) -> int:
+        readers = self.readers[end]
+        alone = len(readers) == 1 and end not in self.recorded.held
+        if alone and self.recorded.calls[readers[0]].function in _IDLE:
+            return readers[0]
+        return end
+
+    def _follower(self, end: int, functions: frozenset[str], words: tuple[str, ...]) -> int | None:
+        """The end of the norm, or of the activation, that alone reads a call's output."""
+        readers, calls = self.readers[end], self.recorded.calls
+        if not readers or end in self.recorded.held:
+            return None
+        for span in self.reading(end):
+            inside = {calls[i].function.rstrip("_") for i in range(span.first, span.stop)}
+            title = type(self.modules[span.module]).__name__.lower()
+            called = any(word in title for word in words)
+            composed = inside & functions and not inside - functions - _POINTWISE - _ACTIVATIONS
+            childless = not next(self.modules[span.module].children(), None)
+            if span.output is not None and childless and (called or composed):
+                return span.output
+        if len(readers) == 1 and calls[readers[0]].function.rstrip("_") in functions:
+            return readers[0]
+        return None
+
+
+@dataclass(frozen=True)
+class Decimation:
+    """Of one layer: from what it reads to what is decimated, and to the samples that are kept."""
+
+    layer: StridedLayer
+    stride: tuple[int, int]
+    phase: tuple[int, int]
+    """Row and column of D at which the first sample is taken."""
+    _dense: Callable[[Tensor], Tensor]
+    _pool: Downsampler | None = None
+    """The downsampler, where it chooses its samples by looking at the map."""
+
+    def __call__(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan2 h2 w2"]:
+        """D of what the layer reads."""
+        return self._dense(x)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether which samples are kept depends on the map, so that there is no one phase."""
+        return self._pool is not None
+
+    def kept(
+        self, dense: Float[Tensor, "batch chan h w"], like: Float[Tensor, "batch chan h w"]
+    ) -> Float[Tensor, "batch chan h2 w2"]:
+        """The samples of one map that the layer would keep of another one, `like`."""
+        if self._pool is not None:
+            return self._pool.sample(dense, self._pool.choice_of(like))
+        _, rows, columns = self.layer.output_shape
+        return grid(dense, self.stride, self.phase)[..., :rows, :columns]
+
+
+def decimations(model: nn.Module, recorded: Trace) -> tuple[dict[str, Decimation], dict[str, str]]:
+    """What each strided layer of a traced model decimates, by the layer's name.
+
+    That the samples which are kept of D are what the layer yields is tried on noise; of a layer
+    where it is not so, nothing is said.
+
+    Args:
+        model: in eval mode, on the device where it will run: weights are taken from it as it is.
+        recorded: its trace.
+
+    Returns:
+        The decimations, and the names of the other layers, each with the reason.
+    """
+    following = Followers(model, recorded)
+    found, missing = {}, {}
+    with torch.no_grad():
+        for at, layer in recorded.located_layers():
+            try:
+                found[layer.name] = _decimation(following, at, layer)
+            except _Undefined as reason:
+                missing[layer.name] = str(reason)
+    return found, missing
+
+
+class _Undefined(Exception):  # noqa: N818
+    """Why it cannot be said what a layer decimates."""
+
+
+def _decimation(following: Followers, at: int, layer: StridedLayer) -> Decimation:
+    stride = int(layer.stride[0]), int(layer.stride[1])
+    if layer.stride != stride:
+        raise _Undefined("it resamples by no whole number")
+    module = following.modules[layer.name.partition("#")[0]] if not layer.function else None
+    if isinstance(module, Downsampler):
+        rows, columns = (math.floor(phase) for phase in getattr(module, "phases", (0, 0)))
+        chooser = module if module.chooses else None
+        return Decimation(layer, stride, (rows, columns), module.dense, chooser)
+    if layer.kernel == (1, 1) and layer.kind == "conv":
+        return Decimation(layer, stride, (0, 0), lambda x: x)
+    if layer.kind == "slice":
+        return _slices(following, at, layer, module)
+    strided, dense, end = _responses(following, at, layer, module)
+    phase = found_phase(layer, strided, dense, module)
+    if phase is None:
+        raise _Undefined("what it yields are no samples of its response at stride 1")
+    if layer.kind != "conv" or layer.kernel == stride:  # patches are filtered before they are cut
+        return Decimation(layer, stride, phase, dense)
+    last = following.activated(end)
+    behind = _Replay(following.recorded.programs, end, last)
+    return Decimation(layer, stride, phase, lambda x: behind(dense(x)))
+
+
+def _responses(
+    following: Followers, at: int, layer: StridedLayer, module: nn.Module | None
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int]:
+    """A layer's response to what it reads, the same at stride 1, and the call that made it."""
+    recorded = following.recorded
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | nn.LPPool2d):
+        ends = (span.output for span in recorded.spans if span.module == layer.name)
+        end = next((end for end in ends if end is not None), at)
+        return module.forward, densified(module).forward, end
+    start, call = _entry(following, at, layer, module), recorded.calls[at]
+    program = recorded.programs.get(at)
+    if call.sampling is None or call.sampling.stride != layer.stride or program is None:
+        raise _Undefined("it samples more than once")
+    twin = at_stride_one(program.func, call.function, program.args, program.kwargs, layer.stride)
+    if twin is None:
+        raise _Undefined("its response at stride 1 cannot be had")
+    programs = {**recorded.programs, at: Program(*twin)}
+    return _Replay(recorded.programs, start, at), _Replay(programs, start, at), at
+
+
+def _slices(
+    following: Followers, at: int, layer: StridedLayer, module: nn.Module | None
+) -> Decimation:
+    """Of several phases that a module takes, the first."""
+    recorded = following.recorded
+    start, program = _entry(following, at, layer, module), recorded.programs.get(at)
+    (read,) = recorded.calls[at].parents[:1] or (at,)
+    phase = program and slice_phase(recorded.calls[at].function, program.args)
+    if phase is None:
+        raise _Undefined("which samples it takes is not known")
+    before = _Replay(recorded.programs, start, read) if module else lambda x: x
+    return Decimation(layer, (int(layer.stride[0]), int(layer.stride[1])), phase, before)
+
+
+def _entry(following: Followers, at: int, layer: StridedLayer, module: nn.Module | None) -> int:
+    """The call that made what a layer reads."""
+    if module is None:
+        return next(iter(following.recorded.calls[at].parents), at)
+    reads = (span.input for span in following.recorded.spans if span.module == layer.name)
+    return next((read for read in reads if read is not None), at)
+
+
+class _Replay:
+    """The calls from one to another, made again on another map: a function of what the first made.
+
+    Raises:
+        _Undefined: a call on the way was not seen, or reads a map from elsewhere.
+    """
+
+    def __init__(self, programs: Mapping[int, Program], start: int, end: int) -> None:
+        self._start, self._end = start, end
+        self._steps: list[tuple[int, Program]] = []
+        waiting, needed = [end], set()
+        while waiting:
+            if (index := waiting.pop()) in needed or index == start:
+                continue
+            needed.add(index)
+            program = programs.get(index)
+            if program is None or index < start:
+                raise _Undefined("what follows it cannot be computed again")
+            waiting += program.reads()
+        self._steps = [(index, programs[index]) for index in sorted(needed)]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run them."""
+        made = {self._start: x.clone() if any(p.in_place for _, p in self._steps) else x}
+        for index, program in self._steps:
+            made[index] = program.run(made)
+        return made[self._end]
+
+
+def found_phase(
+    layer: StridedLayer,
+    strided: Callable[[Tensor], Tensor],
+    dense: Callable[[Tensor], Tensor],
+    module: nn.Module | None = None,
+) -> tuple[int, int] | None:
+    """Where in its response at stride 1 a layer finds its first sample, by trial on noise.
+
+    With explicit padding it is the first one; a module that pads by its stride, "same" as
+    TensorFlow has it, takes another.
+    """
+    like = next(iter(module.parameters()), torch.zeros(())) if module else torch.zeros(())
+    x = torch.randn(1, *layer.input_shape, generator=torch.Generator().manual_seed(0)).to(like)
+    with torch.no_grad():
+        try:
+            wanted, response = strided(x), dense(x)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return None
+    if not isinstance(wanted, Tensor) or not isinstance(response, Tensor):
+        return None
+    stride = int(layer.stride[0]), int(layer.stride[1])
+    for top in range(stride[0]):
+        for left in range(stride[1]):
+            found = grid(response, stride, (top, left))
+            found = found[:, :, : wanted.shape[2], : wanted.shape[3]]
+            if found.shape == wanted.shape and torch.allclose(found, wanted, 1e-3, 1e-4):
+                return top, left
+    return None
+
+
+def grid(
+    x: Float[Tensor, "batch chan h w"], stride: tuple[int, int], phase: tuple[int, int]
+) -> Float[Tensor, "batch chan h2 w2"]:
+    """Every s-th sample from a phase on.
+
+    >>> grid(torch.arange(4.0).view(1, 1, 1, 4), (1, 2), (0, 1)).tolist()
+    [[[[1.0, 3.0]]]]
+    """
+    return x[:, :, phase[0] :: stride[0], phase[1] :: stride[1]]
+
+
+def densified(module: nn.Module) -> Any:
+    """A twin of a convolution or pool that runs at stride 1 and shares its weights."""
+    twin = copy.copy(module)
+    densify(twin)
+    return twin
+
+
+def densify(module: Any) -> None:
+    """Let a convolution or pool run at stride 1 from now on."""
+    if isinstance(module, nn.MaxPool2d) and module.ceil_mode:
+        sampled = _pair(module.stride)
+        module.__class__ = DenseMaxPool2d
+        setattr(module, "sampled", sampled)  # noqa: B010  (pyright took it for an nn.MaxPool2d)
+    module.stride = (1, 1)
+
+
+class DenseMaxPool2d(nn.MaxPool2d):
+    """Max at stride 1 of a pool in ceil mode: with the last windows, which reach over the border.
+
+    At stride 1 PyTorch's own ceil mode adds none, and the stride would find one sample too few.
+    """
+
+    sampled: tuple[int, int]
+    """The stride that the pool had."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Continue the map by −∞ as far as the windows reach."""
+        kernel, padding, dilation = map(_pair, (self.kernel_size, self.padding, self.dilation))
+        extra = []
+        for axis in (1, 0):
+            side = input.shape[2 + axis]
+            span = dilation[axis] * (kernel[axis] - 1) + 1
+            dense = side + 2 * padding[axis] - span + 1
+            step = self.sampled[axis]
+            count = -(-(dense - 1) // step) + 1
+            # As in PyTorch: the last window starts within the map or the padding before it.
+            count -= (count - 1) * step >= side + padding[axis]
+            extra += [0, max((count - 1) * step + 1 - dense, 0)]
+        x = F.pad(input, extra, value=-math.inf)
+        return F.max_pool2d(x, kernel, 1, padding, dilation)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
