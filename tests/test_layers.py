@@ -195,6 +195,95 @@ class TestEveryLayer:
             LAYERS[name](3, (3, 2), phase=(0, 2))
 
 
+CHOOSING = ("aps", "lps", "tips")
+
+
+class TestDenseAndSample:
+    """What is decimated, and the samples that are kept of it."""
+
+    @pytest.mark.parametrize("name", LAYERS)
+    @given(
+        shape=st.tuples(sides, sides),
+        stride=st.sampled_from([1, 2, 3, (2, 1)]),
+        size=st.integers(1, 5),
+        padding=paddings,
+        data=st.data(),
+    )
+    @settings(max_examples=40)
+    def test_the_samples_of_the_dense_map_are_the_output(
+        self, name, shape, stride, size, padding, data
+    ):
+        options = {"size": size, "padding": padding}
+        if "phase" in inspect.signature(LAYERS[name]).parameters:
+            places = st.floats(0, 0.75) if name == "ideal" else st.just(0)
+            options["phase"] = tuple(
+                data.draw(st.integers(0, s - 1)) + data.draw(places) for s in pair(stride)
+            )
+        x = noise(2, 3, *shape)
+        layer = shaken(LAYERS[name](3, stride, **options)).eval()
+        dense = layer.dense(x)
+        reached = [
+            max(side, s * (-(-side // s) - 1) + int(p) + 1)
+            for side, s, p in zip(shape, pair(stride), layer.phases, strict=True)
+        ]
+        goes_on = name in ("blurpool", "wavelet", "adaptive", "ideal") and padding != "circular"
+        mapped = name == "blurpool" and size == 1
+        assert list(dense.shape[2:]) == (reached if goes_on and not mapped else [*shape])
+        assert torch.equal(dense, x) or not (mapped or name == "tips")
+        torch.testing.assert_close(layer.sample(dense), layer(x), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("name", LAYERS)
+    @pytest.mark.parametrize("stride", [2, (3, 2)])
+    def test_a_choice_is_one_of_the_map_and_sampling_by_it_is_linear(self, name, stride):
+        x, z = noise(6, 3, 9, 8), noise(6, 3, 9, 8, seed=1)
+        layer = shaken(LAYERS[name](3, stride, padding="replicate")).eval()
+        dense, other = layer.dense(x), layer.dense(z)
+        choice = layer.choice_of(dense)
+        assert (choice is None) == (name not in CHOOSING)
+        torch.testing.assert_close(layer.sample(dense, choice), layer(x))
+        sampled = layer.sample(dense, choice) - 2 * layer.sample(other, choice)
+        torch.testing.assert_close(layer.sample(dense - 2 * other, choice), sampled)
+        if name in CHOOSING:
+            assert not torch.allclose(layer.sample(other, choice), layer(z))
+
+    def test_dense_maps_of_fixed_filters_are_those_at_stride_1(self):
+        """An oracle of its own for what lies between the samples."""
+        x = noise(1, 2, 9, 8)
+        taps = np.array([1, 2, 1]) / 4
+        found = BlurPool(2, 3, phase=(2, 1)).dense(x)[0]
+        expected = oracles.filter_and_decimate(x[0], taps, taps, (1, 1), (-1, -1), "reflect")
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        rows, haar = np.ones(1), np.ones(2) / 2
+        found = WaveletPool(2, (1, 2), phase=(0, 1)).dense(x)[0]
+        expected = oracles.filter_and_decimate(x[0], rows, haar, (1, 1), (0, 0), "reflect")
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    def test_the_ideal_dense_map_is_every_phase_in_turn(self):
+        x = noise(1, 2, 8, 6)
+        dense = IdealPool(2, phase=(0.5, 0)).dense(x)
+        for i in range(2):
+            for j in range(2):
+                found = IdealPool(2, phase=(i + 0.5, j))(x)
+                torch.testing.assert_close(dense[:, :, i::2, j::2], found)
+
+    @pytest.mark.parametrize("layer", [APSPool, LPSPool])
+    def test_a_follower_is_sampled_as_its_leader_chose_and_spends_nothing(self, layer):
+        both = nn.ModuleList([layer(3), layer(3)]).eval()
+        main, shortcut = both
+        shortcut.follow(main)
+        x, z = noise(6, 3, 8, 6), noise(6, 3, 8, 6, seed=1)
+        with pytest.raises(RuntimeError, match="ran before the one that it follows"):
+            shortcut.sample(shortcut.dense(z))
+        main(x)
+        dense = shortcut.dense(z)
+        choice = shortcut.choice_of(dense)
+        assert torch.equal(choice, main.choose(x))
+        assert not torch.equal(choice, layer(3).eval().choose(z))
+        sampled = shortcut.sample(dense)
+        assert torch.equal(sampled, shortcut.sample(dense, choice))
+        assert torch.equal(sampled, shortcut(z))
+
+
 class AllLayers(nn.Module):
     def __init__(self, stride):
         super().__init__()

@@ -1,11 +1,11 @@
 """What every downsampler shares: its arguments, the border and the depthwise filter."""
 
-from math import comb
+from math import comb, floor
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 PADDINGS = ("reflect", "zeros", "replicate", "circular")
@@ -19,7 +19,8 @@ Window = tuple[int, int]
 class Downsampler(nn.Module):
     """The arguments that every downsampler takes, checked once.
 
-    A map of H × W samples becomes ⌈H/s_h⌉ × ⌈W/s_w⌉, of the same dtype and memory format.
+    A map of H × W samples becomes ⌈H/s_h⌉ × ⌈W/s_w⌉, of the same dtype and memory format. In eval
+    mode this is `sample(dense(x))`: first what is decimated, then the samples that are kept of it.
 
     Args:
         channels: C of the maps it takes.
@@ -32,6 +33,8 @@ class Downsampler(nn.Module):
 
     shown: tuple[str, ...] = ("stride", "padding")
     """Arguments that `print(model)` names."""
+    phases: tuple[float | int, float | int] = (0, 0)
+    """The place of each s_h × s_w cell that is sampled."""
 
     def __init__(self, channels: int, stride: Pair, padding: str) -> None:
         super().__init__()
@@ -50,6 +53,56 @@ class Downsampler(nn.Module):
                 f"shape {tuple(x.shape)}; pass channels={x.shape[1]}"
             )
         return x
+
+    def dense(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h1 w1"]:
+        """What is decimated: the low-passed map at stride 1, of the size of x.
+
+        Where the last cell is cut off by the border and its sample lies behind it, the map goes on
+        as far as that.
+        """
+        raise NotImplementedError
+
+    def choice_of(
+        self, dense: Float[Tensor, "batch chan h w"]
+    ) -> Shaped[Tensor, "batch *p"] | None:
+        """What `sample` would keep of this map, to be kept of another; None if that is fixed."""
+        del dense
+
+    def sample(
+        self,
+        dense: Float[Tensor, "batch chan h w"],
+        choice: Shaped[Tensor, "batch *p"] | None = None,
+    ) -> Float[Tensor, "batch chan h2 w2"]:
+        """The samples that are kept of what `dense` returned; linear in it for a given choice.
+
+        >>> from aliascope.layers import BlurPool
+        >>> pool, x = BlurPool(1), torch.rand(1, 1, 8, 7)
+        >>> torch.allclose(pool.sample(pool.dense(x)), pool(x))
+        True
+        """
+        del choice
+        (top, left), (s_h, s_w) = self.starts, self.strides
+        rows, columns = self._reach(dense)
+        return as_laid_out(
+            extend(dense, (0, rows), (0, columns), self.padding)[:, :, top::s_h, left::s_w], dense
+        )
+
+    @property
+    def starts(self) -> tuple[int, int]:
+        """The first row and column that are sampled."""
+        return floor(self.phases[0]), floor(self.phases[1])
+
+    def _reach(self, x: Tensor) -> tuple[int, int]:
+        """Rows and columns of a map that is continued up to its last sample."""
+        rows, columns = (
+            max(side, (-(-side // step) - 1) * step + start + 1)
+            for side, step, start in zip(x.shape[2:], self.strides, self.starts, strict=True)
+        )
+        return rows, columns
+
+    def _dense_size(self, x: Tensor) -> tuple[int, int]:
+        """Of `dense`: a filtered map repeats itself where the map does, and need not go on."""
+        return (x.shape[2], x.shape[3]) if self.padding == "circular" else self._reach(x)
 
     def extra_repr(self) -> str:
         """The arguments, for `print(model)`."""
@@ -98,8 +151,9 @@ def filtered(
     first: tuple[int, int],
     stride: tuple[int, int],
     padding: str,
+    size: tuple[int, int] | None = None,
 ) -> Float[Tensor, "batch chan h2 w2"]:
-    """Filter and decimate in one convolution.
+    """Filter and decimate in one convolution; the result has ⌈H/s⌉ × ⌈W/s⌉ samples, or `size`.
 
     y[i, j] = Σ_k Σ_l kernel[k, l] x[s_h·i + first_h + k, s_w·j + first_w + l]
 
@@ -109,20 +163,31 @@ def filtered(
     """
     kernel = kernel.to(x.dtype)
     (height, width), (s_h, s_w), (top, left) = x.shape[2:], stride, first
-    rows, columns = -(-height // s_h), -(-width // s_w)
+    rows, columns = size or (-(-height // s_h), -(-width // s_w))
     last = (rows - 1) * s_h + top + kernel.shape[2], (columns - 1) * s_w + left + kernel.shape[3]
-    if padding == "zeros" and top <= 0 and left <= 0 and _adds_up(x, kernel, first, stride):
+    if (
+        padding == "zeros"
+        and top <= 0
+        and left <= 0
+        and _adds_up(x, kernel, first, stride, (rows, columns))
+    ):
         return F.conv2d(x, kernel, None, stride, (-top, -left), 1, x.shape[1])
     window = (top, max(height, last[0])), (left, max(width, last[1]))
     return F.conv2d(extend(x, *window, padding), kernel, None, stride, 0, 1, x.shape[1])
 
 
-def _adds_up(x: Tensor, kernel: Tensor, first: tuple[int, int], stride: tuple[int, int]) -> bool:
-    """Whether as many zeros behind the map as before it give ⌈H/s⌉ × ⌈W/s⌉ samples."""
+def _adds_up(
+    x: Tensor,
+    kernel: Tensor,
+    first: tuple[int, int],
+    stride: tuple[int, int],
+    size: tuple[int, int],
+) -> bool:
+    """Whether as many zeros behind the map as before it give as many samples as asked for."""
     return all(
-        (side - 2 * start - taps) // step + 1 == -(-side // step)
-        for side, start, taps, step in zip(
-            x.shape[2:], first, kernel.shape[2:], stride, strict=True
+        (side - 2 * start - taps) // step + 1 == count
+        for side, start, taps, step, count in zip(
+            x.shape[2:], first, kernel.shape[2:], stride, size, strict=True
         )
     )
 

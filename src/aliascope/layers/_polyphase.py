@@ -90,29 +90,60 @@ class PolyphaseChoice(Downsampler):
         Raises:
             RuntimeError: a follower ran before its leader.
         """
-        components = self._components(x)
-        if choice is None and self.leader is not None:
-            choice, self.leader.choice = self.leader.choice, None
-            if choice is None:
-                raise RuntimeError(
-                    "a polyphase layer ran before the one that it follows; let the layer that runs "
-                    "first be the leader"
-                )
-        choice = self._chosen(components) if choice is None else choice
+        components = self._components(self.dense(x))
+        choice = self._choice(components) if choice is None else choice
+        if self.leader is not None:
+            self.leader.choice = None
         for slot in self.followers:
             slot.choice = choice
         return as_laid_out(_kept(components, choice), x)
 
     def choose(self, x: Float[Tensor, "batch chan h w"]) -> Shaped[Tensor, "batch *p"]:
-        """What `forward` would keep of these maps: an index an image, or a weight a component."""
-        return self._chosen(self._components(x))
+        """What `forward` would keep of these maps: an index an image, or a weight a component.
 
-    def _components(self, x: Tensor) -> Tensor:
-        x = self.checked(x)
-        if self.size > 1:
-            before = (self.size - 1) // 2
-            x = filtered(x, self.kernel, (-before, -before), (1, 1), self.padding)
-        return polyphase(x, self.strides, self.padding)
+        Raises:
+            RuntimeError: a follower is asked before its leader ran.
+        """
+        return self.choice_of(self.dense(x))
+
+    def dense(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h w"]:
+        """The blurred map; without a blur, the map itself."""
+        if self.size == 1:
+            return self.checked(x)
+        before = (self.size - 1) // 2
+        return filtered(self.checked(x), self.kernel, (-before, -before), (1, 1), self.padding)
+
+    def choice_of(self, dense: Float[Tensor, "batch chan h w"]) -> Shaped[Tensor, "batch *p"]:
+        """What is kept of this map; of a follower, what its leader has just chosen, unspent.
+
+        Raises:
+            RuntimeError: a follower is asked before its leader ran.
+        """
+        return self._choice(self._components(dense))
+
+    def sample(
+        self,
+        dense: Float[Tensor, "batch chan h w"],
+        choice: Shaped[Tensor, "batch *p"] | None = None,
+    ) -> Float[Tensor, "batch chan h2 w2"]:
+        """The component that is kept of what `dense` returned; nothing is handed over."""
+        components = self._components(dense)
+        return as_laid_out(
+            _kept(components, self._choice(components) if choice is None else choice), dense
+        )
+
+    def _components(self, dense: Tensor) -> Tensor:
+        return polyphase(dense, self.strides, self.padding)
+
+    def _choice(self, components: Tensor) -> Tensor:
+        if self.leader is None:
+            return self._chosen(components)
+        if self.leader.choice is None:
+            raise RuntimeError(
+                "a polyphase layer ran before the one that it follows; let the layer that runs "
+                "first be the leader"
+            )
+        return self.leader.choice
 
     def _chosen(self, components: Float[Tensor, "batch p chan h w"]) -> Shaped[Tensor, "batch *p"]:
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from math import gcd
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -74,18 +75,28 @@ class AdaptivePool(Downsampler):
 
     def forward(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h2 w2"]:
         """Predict the filters where samples are taken, and apply them there."""
-        (s_h, s_w), n = self.strides, self.size
         rows, columns = (
-            (start, start + (-(-side // step) - 1) * step + n)
-            for side, step, start in zip(
-                self.checked(x).shape[2:],
-                self.strides,
-                (phase - (n - 1) // 2 for phase in self.phases),
-                strict=True,
-            )
+            -(-side // step)
+            for side, step in zip(self.checked(x).shape[2:], self.strides, strict=True)
+        )
+        return self._at(x, self.starts, self.strides, (rows, columns))
+
+    def dense(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h1 w1"]:
+        """Filters predicted for every pixel, and applied there; meant for eval mode."""
+        return self._at(x, (0, 0), (1, 1), self._dense_size(self.checked(x)))
+
+    def _at(
+        self, x: Tensor, first: tuple[int, int], strides: tuple[int, int], size: tuple[int, int]
+    ) -> Tensor:
+        """The filtered map from a first place on, at every s-th."""
+        (s_h, s_w), n = strides, self.size
+        rows, columns = (
+            (start - (n - 1) // 2, start - (n - 1) // 2 + (count - 1) * step + n)
+            for start, step, count in zip(first, strides, size, strict=True)
         )
         border = extend(x, rows, columns, self.padding)
-        logits = self.norm(self.predict(border.to(self.predict.weight.dtype)))
+        read = border.to(self.predict.weight.dtype)
+        logits = self.norm(F.conv2d(read, self.predict.weight, self.predict.bias, strides))
         height, width = logits.shape[2:]
         weights = logits.float().unflatten(1, (self.groups, n * n)).softmax(2)  # (B, G, n², h, w)
         maps = border.unflatten(1, (self.groups, -1))  # (B, G, C/G, H, W)

@@ -63,3 +63,11 @@ class BlurPool(Downsampler):
     def forward(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h2 w2"]:
         """Filter and decimate."""
         return filtered(self.checked(x), self.kernel, self.first, self.strides, self.padding)
+
+    def dense(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h1 w1"]:
+        """The filter at every pixel; of one tap, the map itself."""
+        if self.size == 1:
+            return self.checked(x)
+        (top, left), (row, column) = self.first, self.starts
+        first, size = (top - row, left - column), self._dense_size(self.checked(x))
+        return filtered(x, self.kernel, first, (1, 1), self.padding, size)

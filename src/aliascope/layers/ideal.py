@@ -16,6 +16,9 @@ from aliascope.layers._downsampler import (
     source,
 )
 
+Places = tuple[float | int, int, int]
+"""Where a map is evaluated along an axis: the first place, the step and their number."""
+
 
 class IdealPool(Downsampler):
     """Keep the frequencies that the coarser grid can hold, drop all others, sample.
@@ -67,11 +70,27 @@ class IdealPool(Downsampler):
 
     def forward(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h2 w2"]:
         """Filter and decimate, in float32 at least."""
-        batch, channels, height, width = self.checked(x).shape
+        height, width = self.checked(x).shape[2:]
+        places = (
+            (phase, step, -(-side // step))
+            for side, step, phase in zip((height, width), self.strides, self.phases, strict=True)
+        )
+        return self._at(x, *places)
+
+    def dense(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h1 w1"]:
+        """The low-pass at every pixel, moved by the fraction of the phase."""
+        size = self._dense_size(self.checked(x))
+        return self._at(
+            x, *((phase % 1, 1, count) for phase, count in zip(self.phases, size, strict=True))
+        )
+
+    def _at(self, x: Tensor, *places: Places) -> Tensor:
+        """The low-passed map at chosen rows and columns."""
+        batch, channels, height, width = x.shape
         precise = x if x.dtype == torch.float64 else x.float()
         rows, columns = (
-            _matrix(side, step, phase, self.padding, precise)
-            for side, step, phase in zip((height, width), self.strides, self.phases, strict=True)
+            _matrix(side, step, at, self.padding, precise)
+            for side, step, at in zip((height, width), self.strides, places, strict=True)
         )
         # Autocast would round the products to half precision.
         with torch.autocast(x.device.type, enabled=False):
@@ -86,36 +105,37 @@ class IdealPool(Downsampler):
         return as_laid_out(y.permute(0, 3, 1, 2), x)
 
 
-def _matrix(side: int, stride: int, phase: float | int, padding: str, like: Tensor) -> Tensor:
+def _matrix(side: int, stride: int, places: Places, padding: str, like: Tensor) -> Tensor:
     # Where a program is traced, the matrix has to be computed in it.
     if torch.compiler.is_compiling() or type(like) is not Tensor:
-        return low_pass(side, stride, phase, padding).to(like)
-    return _kept(side, stride, phase, padding, like.dtype, like.device)
+        return low_pass(side, stride, places, padding).to(like)
+    return _kept(side, stride, places, padding, like.dtype, like.device)
 
 
 @lru_cache(maxsize=32)
 def _kept(
-    side: int, stride: int, phase: float | int, padding: str, dtype: torch.dtype, device: Any
+    side: int, stride: int, places: Places, padding: str, dtype: torch.dtype, device: Any
 ) -> Tensor:
     with torch.inference_mode(mode=False):  # or a later backward pass would refuse it
-        return low_pass(side, stride, phase, padding).to(device, dtype)
+        return low_pass(side, stride, places, padding).to(device, dtype)
 
 
-def low_pass(side: int, stride: int, phase: float | int, padding: str) -> Float[Tensor, "k n"]:
+def low_pass(side: int, stride: int, places: Places, padding: str) -> Float[Tensor, "k n"]:
     """The matrix A of one axis, float64: row i holds the weights of output sample i.
 
-    >>> low_pass(4, 2, 0, "circular").tolist()
+    >>> low_pass(4, 2, (0, 2, 2), "circular").tolist()
     [[0.25, 0.25, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25]]
     """
-    if stride == 1 and phase == 0:
+    if stride == 1 and places == (0, 1, side):
         return torch.eye(side, dtype=torch.float64)
     window = {"circular": (0, side), "reflect": (0, max(2 * side - 2, 1))}.get(
         padding, (-side, 2 * side)
     )
     period = window[1] - window[0]
     kept = 2 * ((period - 1) // (2 * stride)) + 1
-    places = stride * torch.arange(-(-side // stride), dtype=torch.float64) + phase
-    distance = places[:, None] - torch.arange(*window)
+    first, step, count = places
+    at = step * torch.arange(count, dtype=torch.float64) + first
+    distance = at[:, None] - torch.arange(*window)
     # The sum of the kept exponentials (Dirichlet's kernel); 0/0 where a sample meets itself.
     half_turns = math.pi * (distance.remainder(period)) / period
     itself = half_turns.sin().abs() < 1e-12
@@ -125,4 +145,4 @@ def low_pass(side: int, stride: int, phase: float | int, padding: str) -> Float[
     if padding == "zeros":
         weights = weights[:, side : 2 * side]
         index = torch.arange(side)
-    return weights.new_zeros(len(places), side).index_add(1, index, weights)
+    return weights.new_zeros(count, side).index_add(1, index, weights)

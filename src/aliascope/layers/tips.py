@@ -63,5 +63,23 @@ class TIPSPool(Downsampler):
 
     def forward(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h2 w2"]:
         """Score the components and mix them."""
-        components = polyphase(self.checked(x), self.strides, self.padding, self.phases)
-        return as_laid_out(mixed(components, self.net(components).softmax(1)), x)
+        return self.sample(self.dense(x))
+
+    def dense(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h w"]:
+        """The map itself: what mixes its components is no filter, but their weights."""
+        return self.checked(x)
+
+    def choice_of(self, dense: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch p"]:
+        """The weight of each component."""
+        return self.net(self._components(dense)).softmax(1)
+
+    def sample(
+        self, dense: Float[Tensor, "batch chan h w"], choice: Float[Tensor, "batch p"] | None = None
+    ) -> Float[Tensor, "batch chan h2 w2"]:
+        """The mixture of the components of what `dense` returned."""
+        components = self._components(dense)
+        weights = self.net(components).softmax(1) if choice is None else choice
+        return as_laid_out(mixed(components, weights), dense)
+
+    def _components(self, dense: Tensor) -> Tensor:
+        return polyphase(dense, self.strides, self.padding, self.starts)

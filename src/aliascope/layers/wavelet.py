@@ -76,6 +76,12 @@ class WaveletPool(Downsampler):
         """Filter and decimate."""
         return filtered(self.checked(x), self.kernel, self.first, self.strides, self.padding)
 
+    def dense(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan h1 w1"]:
+        """The filter at every pixel."""
+        (top, left), (row, column) = self.first, self.starts
+        first, size = (top - row, left - column), self._dense_size(self.checked(x))
+        return filtered(x, self.kernel, first, (1, 1), self.padding, size)
+
 
 def _low_pass(wavelet: str, stride: int) -> list[float]:
     """Taps, in the order in which they meet the samples, of ⌈log₂ s⌉ levels; they sum to 1."""
