@@ -43,6 +43,22 @@ def clean_share(f, stride):
     return float(f < 1)
 
 
+def alias_share(x, strides, phase=(0, 0)):
+    """‖S(x) − S(L x)‖² / ‖S(x)‖² by numpy's FFT, bin by bin, of one (C, H, W) map."""
+    x = np.asarray(x, dtype=np.float64)
+    spectrum = np.fft.fft2(x)
+    for u in range(x.shape[1]):
+        for v in range(x.shape[2]):
+            inside = all(
+                step == 1 or abs(step * centred(k, n)) < 1 - 1e-9
+                for k, n, step in zip((u, v), x.shape[1:], strides, strict=True)
+            )
+            spectrum[:, u, v] *= inside
+    clean = np.fft.ifft2(spectrum).real
+    kept, low = (y[:, phase[0] :: strides[0], phase[1] :: strides[1]] for y in (x, clean))
+    return ((kept - low) ** 2).sum() / (kept**2).sum()
+
+
 PAD_MODES = {"reflect": "reflect", "zeros": "constant", "replicate": "edge", "circular": "wrap"}
 
 

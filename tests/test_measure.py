@@ -11,7 +11,7 @@ from torch import nn
 
 import aliascope
 from aliascope import ImageError, ModelError, RunError, alias_violation_ratio, measure
-from aliascope.batch import measure_batch, prepare
+from aliascope.batch import measure_batch, prepare, rows_of
 from aliascope.measure import BatchSize
 from aliascope.preprocessing import Preprocessing
 from aliascope.spectra import AVR_VARIANTS
@@ -318,13 +318,13 @@ class TestBatchSize:
             assert sizes.current < 64
 
     def test_short_memory_halves_the_batch_and_loses_nothing(self, net, folder, monkeypatch):
-        def tight(instrument, images):
-            if len(images) > 2:
+        def tight(instrument, batch, **options):
+            if len(batch) > 2:
                 raise torch.OutOfMemoryError
-            return measure_batch(instrument, images)
+            return rows_of(instrument, batch, **options)
 
         expected = measure(net, str(folder), preprocess=SMALL, device="cpu", batch_size=2)
-        monkeypatch.setattr(sys.modules["aliascope.measure"], "measure_batch", tight)
+        monkeypatch.setattr(sys.modules["aliascope.measure"], "rows_of", tight)
         run = measure(net, str(folder), preprocess=SMALL, device="cpu", batch_size=8)
         assert run.images.image_id.tolist() == expected.images.image_id.tolist()
         np.testing.assert_allclose(run.images.sis, expected.images.sis, atol=1e-6)

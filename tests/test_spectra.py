@@ -12,9 +12,12 @@ from aliascope.spectra import (
     AVR_VARIANTS,
     alias_violation_ratio,
     alias_violation_ratios,
+    band_limited,
     log_power_spectrum,
+    lost_share,
     power_spectrum,
     radial_profile,
+    sampled_ratios,
 )
 
 OPTIONS = list(itertools.product(("disc", "box"), ("keep", "remove"), ("power", "channel")))
@@ -297,3 +300,38 @@ def test_avr_grows_with_stride(x):
 def test_log_power_spectrum_is_log1p():
     power = torch.tensor([[0.0, math.e - 1]])
     torch.testing.assert_close(log_power_spectrum(power), torch.tensor([[0.0, 1.0]]))
+
+
+class TestSampledRatios:
+    @pytest.mark.parametrize("shape", [(12, 12), (13, 10), (14, 15), (7, 9)])
+    @pytest.mark.parametrize("stride", [2, 3, (2, 1), (1, 3)])
+    @pytest.mark.parametrize("phase", [(0, 0), (1, 0)])
+    def test_alias_share_is_that_of_an_fft(self, shape, stride, phase):
+        strides = (stride, stride) if isinstance(stride, int) else stride
+        if phase[0] >= strides[0]:
+            phase = (0, 0)
+        x = torch.randn(2, 3, *shape, dtype=torch.float64) + 2
+        found = sampled_ratios(x, stride, phase=phase)
+        wanted = [oracles.alias_share(map_.numpy(), strides, phase) for map_ in x]
+        np.testing.assert_allclose(found["alias_share"], wanted, rtol=1e-9, atol=1e-12)
+        ratios = alias_violation_ratios(x, stride)
+        assert {f"sampled_{name}" for name in ratios} | {"alias_share"} == set(found)
+        for name, ratio in ratios.items():
+            assert torch.equal(found[f"sampled_{name}"], ratio)
+
+    def test_of_no_energy_it_is_undefined_and_of_a_constant_zero(self):
+        assert sampled_ratios(torch.zeros(1, 2, 8, 8), 2)["alias_share"].isnan()
+        assert sampled_ratios(torch.ones(1, 2, 8, 8), 2)["alias_share"] == 0
+
+    def test_white_noise_folds_as_much_as_the_band_that_is_lost(self):
+        x = torch.randn(1, 400, 24, 24, generator=torch.Generator().manual_seed(0))
+        found = sampled_ratios(x, 2)["alias_share"]
+        assert found.item() == pytest.approx(1 - (11 / 24) ** 2, abs=0.01)
+
+    def test_only_what_is_kept_counts(self):
+        x = torch.randn(1, 2, 9, 9, dtype=torch.float64)
+        found = sampled_ratios(x, 2, size=(4, 4))["alias_share"]
+        clean = band_limited(x, 2)
+        kept, low = (y[..., ::2, ::2][..., :4, :4] for y in (x, clean))
+        assert found.item() == pytest.approx(((kept - low) ** 2).sum() / (kept**2).sum())
+        assert lost_share(kept, low).item() == pytest.approx(found.item())

@@ -258,7 +258,7 @@ def test_nothing_is_measured_twice(results, material, monkeypatch, undrawn):
     def never(*args, **kwargs):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(sys.modules["aliascope.measure"], "measure_batch", never)
+    monkeypatch.setattr(sys.modules["aliascope.measure"], "rows_of", never)
     monkeypatch.setattr("aliascope.study.phase5_intervention.bench", never)
     run_study(out=results, **options(material))
     assert {file: file.read_bytes() for file in before} == before
@@ -266,15 +266,15 @@ def test_nothing_is_measured_twice(results, material, monkeypatch, undrawn):
 
 def test_a_killed_study_goes_on(results, material, tmp_path, monkeypatch, undrawn):
     out, module = tmp_path / "results", sys.modules["aliascope.measure"]
-    measure_batch, calls = module.measure_batch, []
+    rows_of, calls = module.rows_of, []
 
-    def dies(*args):
+    def dies(*args, **options):
         calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return measure_batch(*args)
+        return rows_of(*args, **options)
 
-    monkeypatch.setattr(module, "measure_batch", dies)
+    monkeypatch.setattr(module, "rows_of", dies)
     with pytest.raises(KeyboardInterrupt):
         run_study(out=out, phases=[3], **options(material))
     assert 0 < len(Run.open(out / "runs" / "baseline").images) < 12

@@ -97,7 +97,7 @@ def test_nothing_is_measured_twice(found, folder, monkeypatch):
     def never(*args):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(sys.modules["aliascope.measure"], "measure_batch", never)
+    monkeypatch.setattr(sys.modules["aliascope.measure"], "rows_of", never)
     again = compare_methods(network(), folder, out=out, **options)
     names = ["method", "stage", "top1", "sis", "agreement_crop", "mflops"]
     pd.testing.assert_frame_equal(again.table[names], first.table[names])

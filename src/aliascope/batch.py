@@ -1,45 +1,74 @@
-"""A model made ready to measure, and the one batch function that every engine calls."""
+"""A model made ready to measure, and the one function from a batch to rows that engines call."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from aliascope.errors import ModelError
 from aliascope.fusion import fuse_batch_norm
+from aliascope.images import Loaded
 from aliascope.models import LoadedModel
 from aliascope.preprocessing import RESIZE_224, Preprocessing
 from aliascope.records import StridedLayer
-from aliascope.runtime import AUTOCAST, Precision, chosen_device, failures_named
+from aliascope.runtime import AUTOCAST, MODEL_FAILURES, Precision, chosen_device, failures_named
 from aliascope.shifts import Border, cropped_views, shifted_views
-from aliascope.spectra import AVR_VARIANTS, alias_violation_ratios
+from aliascope.spectra import (
+    AVR_VARIANTS,
+    SAMPLED_VARIANTS,
+    alias_violation_ratios,
+    band_limited,
+    lost_share,
+    sampled_ratios,
+)
 from aliascope.stability import logits_of, stability
-from aliascope.taps import evaluating, strided_layers, tap
+from aliascope.taps import Decimation, decimations, evaluating, tap, trace
 
 Ops = Literal["all", "conv"]
 Columns = dict[str, Tensor]
 
+LAYER_COLUMNS = (*AVR_VARIANTS, *SAMPLED_VARIANTS)
+"""What is measured of each image and layer."""
 _CONV_KINDS = ("conv", "patch_embed", "blur_pool")
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """A loaded model made ready: batch-norm folded, on its device, layers known."""
+    """A loaded model made ready: batch-norm fused, on its device, layers known."""
 
     module: nn.Module
     layers: tuple[StridedLayer, ...]
+    decimations: dict[str, Decimation]
+    """Layer name → what it decimates; without those of which that cannot be said."""
     preprocessing: Preprocessing
     device: torch.device
     autocast: torch.dtype | None
     """None is float32 throughout."""
     classes: int | None
     """Number of logits; None where the model is no classifier."""
+    border: Border
+    """Of the shifted views."""
+    singly: bool
+    """Whether each view needs a forward of its own: in company its maps come out otherwise."""
     no_classifier: str
     """Why shifts cannot be compared, or ""."""
-    border: Border = "circular"
-    """Of the shifted views."""
+    notices: tuple[str, ...]
+    """What to know of the model before its figures are read."""
+
+
+class Rows(NamedTuple):
+    """What was measured of a batch."""
+
+    images: dict[str, Any]
+    """Column → a value an image: image_id, group, label, note, and of a classifier prediction,
+    correct (None where unknown) and the columns of `stability`."""
+    layers: dict[str, np.ndarray]
+    """`LAYER_COLUMNS` → (B, L), in the order of the instrument's layers."""
+    notices: list[str]
 
 
 def prepare(
@@ -61,68 +90,217 @@ def prepare(
     example = torch.zeros(1, 3, *preprocessing.crop)
     place = chosen_device(device)
     with failures_named(model.spec, example.shape):
-        layers = strided_layers(model.module, example)
         module = fuse_batch_norm(model.module, example)
-        with evaluating(module):
-            output = module(example)
         module = module.to(place).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        recorded = trace(module, example.to(place))
+        layers = recorded.strided_layers()
+        found, missing = decimations(module, recorded)
+        output, singly = _alone(module, layers, example.to(place))
+    notices = [f"{name}: what it decimates is not measured: {why}" for name, why in missing.items()]
+    if singly:
+        notices.append("what else is in a batch changes the maps: each view is measured alone")
     classes, no_classifier = None, ""
     try:
         classes = logits_of(output).shape[1]
     except ModelError as error:
         no_classifier = str(error)
-    if not classes:
+        notices.append(no_classifier)
         border = "circular"  # no shifts at all
     if border == "crop":
         preprocessing = preprocessing.widened(1)
     chosen = tuple(layer for layer in layers if ops == "all" or layer.kind in _CONV_KINDS)
     return Instrument(
-        module, chosen, preprocessing, place, AUTOCAST[precision], classes, no_classifier, border
+        module=module,
+        layers=chosen,
+        decimations=found,
+        preprocessing=preprocessing,
+        device=place,
+        autocast=AUTOCAST[precision],
+        classes=classes,
+        border=border,
+        singly=singly,
+        no_classifier=no_classifier,
+        notices=tuple(notices),
     )
+
+
+def _alone(
+    module: nn.Module, layers: Sequence[StridedLayer], example: Tensor
+) -> tuple[object, bool]:
+    """What a model returns of one picture, and whether it returns another in company.
+
+    It may loop over the pictures, norm over all of them, or take no more than one.
+    """
+    noise = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    noise = noise.to(example)
+
+    def run(x: Tensor) -> tuple[Any, dict[str, tuple[int, ...]]]:
+        with evaluating(module), tap(module, layers, read=lambda _, m: tuple(m.shape)) as tapped:
+            output = module(x.contiguous(memory_format=torch.channels_last))
+        return output, dict(tapped.inputs)
+
+    output, shapes = run(noise[:1])
+    try:
+        both, twice = run(noise)
+    except MODEL_FAILURES:
+        return output, True
+    if twice != {name: (2 * shape[0], *shape[1:]) for name, shape in shapes.items()}:
+        return output, True
+    one, first = (next(iter(tensors), None) for tensors in (_floats(output), _floats(both)))
+    if one is None or first is None:
+        return output, False
+    apart = (one[0] - first[0]).float().norm() > 1e-3 * one[0].float().norm()
+    return output, bool(apart)
+
+
+def _floats(output: object) -> Iterator[Tensor]:
+    found = getattr(output, "logits", output)
+    if isinstance(found, Tensor) and found.is_floating_point() and found.ndim:
+        yield found
+
+
+def rows_of(instrument: Instrument, batch: Sequence[Loaded], *, labels_fit: bool) -> Rows:
+    """All figures of a batch of pictures, from one forward over all of their views.
+
+    Args:
+        instrument: from `prepare`.
+        batch: readable pictures.
+        labels_fit: whether labels number the model's own classes.
+
+    >>> from aliascope.images import loaded_ahead, open_images
+    >>> from aliascope.models import load_model
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> instrument = prepare(load_model(net), device="cpu")
+    >>> loaded = loaded_ahead(open_images("photos", limit=2).entries(), instrument.preprocessing)
+    >>> rows = rows_of(instrument, list(loaded), labels_fit=False)
+    >>> rows.images["image_id"], rows.layers["avr"].shape
+    (['astronaut.png#0-0', 'astronaut.png#0-1'], (2, 1))
+    """
+    pixels = torch.stack([item.pixels for item in batch if item.pixels is not None])
+    image_columns, layer_columns = measure_batch(instrument, pixels)
+    images: dict[str, Any] = {
+        "image_id": [item.entry.id for item in batch],
+        "group": [item.entry.group for item in batch],
+        "label": [item.entry.label for item in batch],
+        "note": [item.note for item in batch],
+        **{name: column.numpy() for name, column in image_columns.items()},
+    }
+    if instrument.classes:
+        known = np.isfinite(images["confidence"])
+        answers = zip(images["prediction"], known, strict=True)
+        images["prediction"] = [int(answer) if ok else None for answer, ok in answers]
+        pairs = zip(images["label"], images["prediction"], strict=True)
+        images["correct"] = [
+            label == answer if labels_fit and None not in (label, answer) else None
+            for label, answer in pairs
+        ]
+    layers = {name: column.numpy() for name, column in layer_columns.items()}
+    return Rows(images, layers, list(_undefined(instrument, images, layers)))
 
 
 @torch.inference_mode()
 def measure_batch(
-    instrument: Instrument, images: Float[Tensor, "batch chan height width"]
+    instrument: Instrument, images: Float[Tensor, "batch *views chan height width"]
 ) -> tuple[Columns, Columns]:
-    """All figures of one batch from one forward over five views of it.
+    """The figures of a batch, as tensors.
 
     Args:
         instrument: from `prepare`.
         images: preprocessed, in [0, 1], not yet normalised; one pixel wider on each side where the
-            shifts are of the crop.
+            shifts are of the crop; all views of each where they are native.
 
     Returns:
         Image columns, name → (B,), as `stability` names them (empty for what is no classifier),
-        and layer columns, `AVR_VARIANTS` → (B, L).
+        and layer columns, `LAYER_COLUMNS` → (B, L).
     """
     if instrument.device.type == "cuda":
         images = images.pin_memory()
-    on_device = images.to(instrument.device, non_blocking=True)
-    x = instrument.preprocessing.normalise(on_device)
-    views = x
-    if instrument.classes:
-        views = (shifted_views if instrument.border == "circular" else cropped_views)(x)
-    count = len(views) // len(x)
-
-    def ratios(layer: StridedLayer, map_: Tensor) -> Columns:
-        # Networks that fold space into the batch hold several maps an image: all are its channels.
-        unshifted = map_[: len(map_) // count].reshape(len(x), -1, *map_.shape[-2:])
-        return alias_violation_ratios(unshifted, layer.stride)
-
-    kind = instrument.device.type
-    autocast = torch.autocast(kind, instrument.autocast, enabled=instrument.autocast is not None)
-    with tap(instrument.module, instrument.layers, read=ratios) as tapped, autocast:
-        output = instrument.module(views.contiguous(memory_format=torch.channels_last))
+    views = _views(instrument, images.to(instrument.device, non_blocking=True))
+    count = len(images)
+    parts = views.split(1) if instrument.singly else [views]
+    outputs, columns = [], []
+    for start, part in enumerate(parts):
+        unshifted = count if not instrument.singly else int(start < count)
+        output, each = _forward(instrument, part, unshifted)
+        outputs.append(output)
+        columns += [each] if unshifted else []
     image_columns: Columns = {}
     if instrument.classes:
-        image_columns = stability(logits_of(output).unflatten(0, (count, len(x))))
-    undefined = dict.fromkeys(AVR_VARIANTS, x.new_full((len(x),), torch.nan, dtype=torch.float32))
-    each = [tapped.inputs.get(layer.name, undefined) for layer in instrument.layers]
-    layer_columns = {
-        name: torch.stack([ratios[name] for ratios in each], dim=1) for name in AVR_VARIANTS if each
-    }
+        logits = torch.cat([logits_of(output) for output in outputs])
+        image_columns = stability(logits.unflatten(0, (-1, count)))
+    layer_columns = (
+        {name: torch.cat([each[name] for each in columns]) for name in LAYER_COLUMNS}
+        if instrument.layers
+        else {}
+    )
     return (
         {name: column.cpu() for name, column in image_columns.items()},
         {name: column.cpu() for name, column in layer_columns.items()},
     )
+
+
+def _views(instrument: Instrument, images: Tensor) -> Tensor:
+    """All views, normalised: view by view, the unshifted one first."""
+    if images.ndim == 5:
+        views = instrument.preprocessing.normalise(images.transpose(0, 1).flatten(0, 1))
+        return views if instrument.classes else views[: len(images)]
+    x = instrument.preprocessing.normalise(images)
+    if not instrument.classes:
+        return x
+    return (shifted_views if instrument.border == "circular" else cropped_views)(x)
+
+
+def _forward(instrument: Instrument, views: Tensor, unshifted: int) -> tuple[Any, Columns]:
+    """One forward, and the figures (n, L) of the maps of its first views."""
+
+    def read(layer: StridedLayer, map_: Tensor) -> Columns:
+        # Networks that fold space into the batch hold several maps an image: all are its channels.
+        own = map_[: len(map_) * unshifted // len(views)]
+        stride = max(layer.stride[0], 1), max(layer.stride[1], 1)
+        figures = alias_violation_ratios(_together(own, unshifted), stride)
+        decimation = instrument.decimations.get(layer.name)
+        return figures | (_sampled(decimation, own, unshifted) if decimation else {})
+
+    kind = instrument.device.type
+    autocast = torch.autocast(kind, instrument.autocast, enabled=instrument.autocast is not None)
+    layers = instrument.layers if unshifted else ()
+    with tap(instrument.module, layers, read=read) as tapped, autocast:
+        output = instrument.module(views.contiguous(memory_format=torch.channels_last))
+    undefined = views.new_full((unshifted,), torch.nan, dtype=torch.float32)
+    each = [tapped.inputs.get(layer.name, {}) for layer in layers]
+    return output, {
+        name: torch.stack([figures.get(name, undefined) for figures in each], dim=1)
+        for name in LAYER_COLUMNS
+        if each
+    }
+
+
+def _sampled(decimation: Decimation, read: Tensor, images: int) -> Columns:
+    """The figures of what a layer decimates."""
+    dense = decimation(read)
+    rows, columns = decimation.layer.output_shape[1:]
+    figures = sampled_ratios(
+        _together(dense, images), decimation.stride, phase=decimation.phase, size=(rows, columns)
+    )
+    if decimation.chooses:
+        kept = (decimation.kept(x, dense) for x in (dense, band_limited(dense, decimation.stride)))
+        figures["alias_share"] = lost_share(*(_together(x, images) for x in kept))
+    return figures
+
+
+def _together(maps: Tensor, images: int) -> Tensor:
+    """All maps of an image as its channels."""
+    return maps if len(maps) == images else maps.reshape(images, -1, *maps.shape[-2:])
+
+
+def _undefined(
+    instrument: Instrument, images: dict[str, Any], layers: dict[str, np.ndarray]
+) -> Iterator[str]:
+    if "sis" in images and not np.isfinite(images["sis"]).all():
+        yield "some logits are not finite: their predictions and stability are left undefined"
+    if layers:
+        for index in np.flatnonzero(np.isnan(layers["avr"]).any(axis=0)):
+            yield (
+                f"{instrument.layers[index].name}: some ratios are undefined, because a map has no "
+                "energy or is not finite"
+            )

@@ -5,23 +5,22 @@ batch run one forward over the images and their shifted views, with the taps ope
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from aliascope.batch import Columns, Instrument, Ops, measure_batch, prepare
+from aliascope.batch import Instrument, Ops, prepare, rows_of
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, loaded_ahead, open_images
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
-from aliascope.records import Report, StridedLayer
+from aliascope.records import Report
 from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
 from aliascope.store import Run, RunWriter
@@ -100,8 +99,9 @@ def measure(
     }
     info = environment(instrument.device) | {"seed": seed}
     with RunWriter(out, config, instrument.layers, info, flush_seconds=flush_seconds) as writer:
-        if instrument.no_classifier:
-            writer.notice(instrument.no_classifier)
+        for notice in instrument.notices:
+            writer.notice(notice)
+        fits = bool(instrument.classes) and source.classes == instrument.classes
         sizes = _batch_size(batch_size, writer.previous_info, instrument.device.type)
         todo = (entry for entry in source.entries() if entry.id not in writer.measured)
         done = len(writer.measured)
@@ -113,7 +113,7 @@ def measure(
                 if item.pixels is None:
                     writer.skip(item.entry.id, item.note)
             if readable := [item for item in batch if item.pixels is not None]:
-                _add_batch(writer, instrument, readable, sizes, source.classes)
+                _add_batch(writer, instrument, readable, sizes, labels_fit=fits)
             writer.run.info["batch_size"] = sizes.current
             done += len(batch)
             report(done, source.count)
@@ -170,13 +170,13 @@ def _add_batch(
     instrument: Instrument,
     batch: list[Loaded],
     sizes: BatchSize,
-    source_classes: int | None,
+    *,
+    labels_fit: bool,
 ) -> None:
-    """Measure decoded pictures and hand their rows to the writer; in halves if memory is short."""
+    """Measure pictures and hand their rows to the writer; in halves if memory is short."""
     start = time.perf_counter()
-    pixels = torch.stack([item.pixels for item in batch if item.pixels is not None])
     try:
-        image_columns, layer_columns = measure_batch(instrument, pixels)
+        rows = rows_of(instrument, batch, labels_fit=labels_fit)
     except torch.OutOfMemoryError as error:
         if len(batch) == 1:
             raise ModelError(
@@ -186,45 +186,9 @@ def _add_batch(
         sizes.forbid(len(batch))
         half = len(batch) // 2
         for part in (batch[:half], batch[half:]):
-            _add_batch(writer, instrument, part, sizes, source_classes)
+            _add_batch(writer, instrument, part, sizes, labels_fit=labels_fit)
         return
-    entries = [item.entry for item in batch]
-    rows: dict[str, Any] = {
-        "image_id": [entry.id for entry in entries],
-        "group": [entry.group for entry in entries],
-        "label": [entry.label for entry in entries],
-        "note": [item.note for item in batch],
-        **{name: column.numpy() for name, column in image_columns.items()},
-    }
-    if instrument.classes:
-        _judge(rows, fits=source_classes == instrument.classes)
-    writer.add(rows, {name: column.numpy() for name, column in layer_columns.items()})
-    for notice in _undefined(instrument.layers, image_columns, layer_columns):
+    writer.add(rows.images, rows.layers)
+    for notice in rows.notices:
         writer.notice(notice)
     sizes.record(len(batch), time.perf_counter() - start)
-
-
-def _judge(rows: dict[str, Any], *, fits: bool) -> None:
-    """Whether each prediction is right, where the labels number the model's own classes."""
-    defined = np.isfinite(rows["confidence"])
-    rows["prediction"] = [
-        int(p) if ok else None for p, ok in zip(rows["prediction"], defined, strict=True)
-    ]
-    rows["agreement"] = np.where(defined, rows["agreement"], np.nan)
-    rows["correct"] = [
-        label == p if fits and label is not None and p is not None else None
-        for label, p in zip(rows["label"], rows["prediction"], strict=True)
-    ]
-
-
-def _undefined(
-    layers: Sequence[StridedLayer], image_columns: Columns, layer_columns: Columns
-) -> Iterator[str]:
-    if "sis" in image_columns and not image_columns["sis"].isfinite().all():
-        yield "some logits are not finite: their predictions and stability are left undefined"
-    if layer_columns:
-        for index in layer_columns["avr"].isnan().any(dim=0).nonzero().flatten().tolist():
-            yield (
-                f"{layers[index].name}: some ratios are undefined, because a map has no energy or "
-                "is not finite"
-            )

@@ -18,6 +18,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a forward is cast to; None is float32 throughout."""
 
+MODEL_FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
+"""What a model raises where its input does not suit it."""
+
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What decides how fast a figure came about and, in its last digits, which: for the record."""
@@ -61,7 +64,7 @@ def failures_named(spec: str, shape: Sequence[int]) -> Iterator[None]:
     """What a model raises on images of that shape becomes a ModelError of one sentence."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except MODEL_FAILURES as error:
         sentence = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{spec} failed on an image of shape {tuple(shape)}: {sentence}"

@@ -8,7 +8,7 @@ Nothing here knows of models or files: tensors in, tensors out.
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,10 @@ AVR_VARIANTS: dict[str, tuple[Band, DC]] = {
     "avr_ac": ("disc", "remove"),
     "avr_box_ac": ("box", "remove"),
 }
-"""The columns that a run stores, each with its band and its treatment of the mean."""
+"""The columns that a run stores of what a layer reads: band and treatment of the mean."""
+
+SAMPLED_VARIANTS = (*(f"sampled_{name}" for name in AVR_VARIANTS), "alias_share")
+"""The columns that it stores of what is decimated."""
 
 _ON_THE_LIMIT = 1e-9
 """Frequencies this close are equal: 0.6² + 0.8² must lie on the unit circle."""
@@ -161,28 +164,139 @@ def alias_violation_ratios(
     return dict(zip(AVR_VARIANTS, ratios, strict=True))
 
 
+def sampled_ratios(
+    x: Float[Tensor, "batch chan h w"],
+    stride: Stride,
+    *,
+    phase: tuple[int, int] = (0, 0),
+    size: tuple[int, int] | None = None,
+) -> dict[str, Float[Tensor, " batch"]]:
+    """What sampling does to the map that is decimated: its alias ratios, and the alias share.
+
+    `sampled_avr` and the like are `alias_violation_ratios` of x. `alias_share` is
+    ‖S(x) − S(L x)‖² / ‖S(x)‖², with S the samples from the phase on, L the ideal low-pass to
+    |f_u| < 1/s_h and |f_v| < 1/s_w: which part of the energy of what is kept was folded. NaN where
+    nothing is kept.
+
+    Args:
+        x: maps (B, C, H, W).
+        stride: samples read per sample kept, whole numbers.
+        phase: row and column of the first sample.
+        size: rows and columns that are kept; all by default.
+
+    >>> tone = torch.tensor([1.0, 0, -1, 0]).repeat(2).expand(1, 1, 8, 8)
+    >>> sampled_ratios(tone, (1, 2))["alias_share"], sampled_ratios(tone, (1, 4))["alias_share"]
+    (tensor([1.]), tensor([1.]))
+    """
+    strides = _per_axis(stride)
+    with torch.autocast(x.device.type, enabled=False):
+        bands = _bands(_full_precision(x), strides)
+        ratios = _shares(bands, strides, AVR_VARIANTS.values())
+        named = zip(SAMPLED_VARIANTS, ratios, strict=False)
+        return dict(named) | {"alias_share": _alias_share(bands, strides, phase, size)}
+
+
+def lost_share(
+    kept: Float[Tensor, "batch chan h w"], clean: Float[Tensor, "batch chan h w"]
+) -> Float[Tensor, " batch"]:
+    """‖kept − clean‖² / ‖kept‖² of each map: the alias share, where the samples are at hand."""
+    kept, clean = _full_precision(kept), _full_precision(clean)
+    return _energy(kept - clean) / _energy(kept)
+
+
+def band_limited(
+    x: Float[Tensor, "batch chan h w"], stride: Stride
+) -> Float[Tensor, "batch chan h w"]:
+    """The map without what aliases at a stride: |f_u| < 1/s_h and |f_v| < 1/s_w alone.
+
+    >>> board = 1 - 2.0 * ((torch.arange(8)[:, None] + torch.arange(8)) % 2)
+    >>> (band_limited(board[None, None] + 3, 2) - 3).abs().max().item() < 1e-6
+    True
+    """
+    strides, (height, width) = _per_axis(stride), x.shape[2:]
+    bands = _bands(_full_precision(x), strides)
+    y = _at(bands, strides, (1, 1), (0, 0), (height, width)) + bands.mean[:, None]
+    return y.permute(0, 3, 1, 2).to(x.dtype)
+
+
+class _Bands(NamedTuple):
+    """Maps, channels last, taken apart."""
+
+    maps: Tensor
+    """Without their means, (B, H, W, C)."""
+    mean: Tensor
+    """(B, 1, C)."""
+    low: Tensor
+    """Coefficients of the frequencies up to the cutoff, (B, K_h, K_w, C)."""
+    ac_energy: Tensor
+    dc_energy: Tensor
+
+
+def _bands(x: Tensor, strides: tuple[float, float]) -> _Bands:
+    """One projection, from which all ratios follow."""
+    height, width = x.shape[-2:]
+    maps = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H·W, C), a view of channels_last
+    mean = maps.new_full((1, height * width), 1 / (height * width)) @ maps  # (B, 1, C)
+    # Without the mean, high = total - low hardly cancels, however large the mean is.
+    maps = maps - mean
+    dc_energy = height * width * _energy(mean)
+    ac_energy = _energy(maps)
+    unresolved = ac_energy <= (8 * torch.finfo(x.dtype).eps) ** 2 * dc_energy
+    ac_energy = ac_energy.masked_fill(unresolved, 0)
+    low = _low_band(maps, (height, width), strides)
+    return _Bands(maps.unflatten(1, (height, width)), mean, low, ac_energy, dc_energy)
+
+
 def _ratios(x: Tensor, stride: Stride, variants: Iterable[tuple[Band, DC]]) -> list[Tensor]:
     """One ratio (B,) for each (band, dc) from a single projection."""
     strides = _per_axis(stride)
-    x = _full_precision(x)
-    height, width = x.shape[-2:]
     # Autocast would round the products to half precision and lose the small high band.
     with torch.autocast(x.device.type, enabled=False):
-        maps = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H·W, C), a view of channels_last
-        mean = maps.new_full((1, height * width), 1 / (height * width)) @ maps  # (B, 1, C)
-        # Without the mean, high = total - low hardly cancels, however large the mean is.
-        maps = maps - mean
-        dc_energy = height * width * _energy(mean)
-        ac_energy = _energy(maps)
-        unresolved = ac_energy <= (8 * torch.finfo(x.dtype).eps) ** 2 * dc_energy
-        ac_energy = ac_energy.masked_fill(unresolved, 0)
-        low = _low_band_energy(maps, (height, width), strides)  # (B, K)
-        ratios = []
-        for band, dc in variants:
-            clean = low @ _clean_share((height, width), strides, band, x.dtype, x.device)
-            high = (ac_energy - clean).clamp(min=0)
-            ratios.append(high / (ac_energy + dc_energy if dc == "keep" else ac_energy))
+        return _shares(_bands(_full_precision(x), strides), strides, variants)
+
+
+def _shares(
+    bands: _Bands, strides: tuple[float, float], variants: Iterable[tuple[Band, DC]]
+) -> list[Tensor]:
+    size = bands.maps.shape[1], bands.maps.shape[2]
+    low = torch.linalg.vecdot(bands.low, bands.low).flatten(1)  # (B, K_h·K_w)
+    ratios = []
+    for band, dc in variants:
+        clean = low @ _clean_share(size, strides, band, low.dtype, low.device)
+        high = (bands.ac_energy - clean).clamp(min=0)
+        total = bands.ac_energy + bands.dc_energy if dc == "keep" else bands.ac_energy
+        ratios.append(high / total)
     return ratios
+
+
+def _alias_share(
+    bands: _Bands,
+    strides: tuple[float, float],
+    phase: tuple[int, int],
+    size: tuple[int, int] | None,
+) -> Tensor:
+    steps = int(strides[0]), int(strides[1])
+    kept = bands.maps[:, phase[0] :: steps[0], phase[1] :: steps[1]]
+    rows, columns = size or kept.shape[1:3]
+    kept = kept[:, :rows, :columns]
+    clean = _at(bands, strides, steps, phase, (kept.shape[1], kept.shape[2]))
+    folded, whole = _energy(kept - clean), _energy(kept + bands.mean[:, None])
+    return folded.masked_fill(bands.ac_energy == 0, 0) / whole
+
+
+def _at(
+    bands: _Bands,
+    strides: tuple[float, float],
+    steps: tuple[int, int],
+    phase: tuple[int, int],
+    size: tuple[int, int],
+) -> Tensor:
+    """The alias-free band of the maps at every s-th place from a phase on, (B, h, w, C)."""
+    low = bands.low
+    axes = zip(bands.maps.shape[1:3], strides, steps, phase, size, strict=True)
+    rows, columns = (_synthesis(*axis, low.dtype, low.device) for axis in axes)
+    y = columns @ low  # (B, K_h, w, C)
+    return (rows @ y.flatten(2)).unflatten(2, y.shape[2:])
 
 
 def _energy(maps: Tensor) -> Tensor:
@@ -190,17 +304,35 @@ def _energy(maps: Tensor) -> Tensor:
     return torch.linalg.vecdot(flat, flat)
 
 
-def _low_band_energy(
+def _low_band(
     maps: Tensor, size: tuple[int, int], strides: tuple[float, float]
-) -> Float[Tensor, "batch k"]:
-    """Energy of each coefficient of A F Bᵀ, the frequencies up to 1/s, summed over channels."""
+) -> Float[Tensor, "batch k_h k_w chan"]:
+    """The coefficients of A F Bᵀ, the frequencies up to 1/s."""
     height, width = size
     channels = maps.shape[-1]
     rows = _fourier_rows(height, strides[0], maps.dtype, maps.device)  # (K_h, H)
     columns = _fourier_rows(width, strides[1], maps.dtype, maps.device)  # (K_w, W)
     y = rows @ maps.reshape(-1, height, width * channels)  # (B, K_h, W·C)
-    y = columns @ y.reshape(-1, len(rows), width, channels)  # (B, K_h, K_w, C)
-    return torch.linalg.vecdot(y, y).flatten(1)  # (B, K_h·K_w)
+    return columns @ y.reshape(-1, len(rows), width, channels)  # (B, K_h, K_w, C)
+
+
+@lru_cache(maxsize=256)
+def _synthesis(
+    n: int,
+    stride: float,
+    step: int,
+    phase: int,
+    count: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """What the alias-free coefficients of `_fourier_rows` add up to at places, (count, K)."""
+    with torch.inference_mode(mode=False):
+        rows = _fourier_rows(n, stride, torch.float64, torch.device("cpu"))
+        limit = (_row_frequencies(n, stride) * (2 * stride / n) - 1).abs() <= _ON_THE_LIMIT
+        if stride > 1:
+            rows = rows.masked_fill(limit[:, None], 0)
+        return rows[:, phase::step][:, :count].mT.contiguous().to(device, dtype)
 
 
 def _row_frequencies(n: int, stride: float) -> Tensor:
@@ -229,7 +361,7 @@ def _clean_share(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """The share of each coefficient of `_low_band_energy` that does not alias, (K_h·K_w,)."""
+    """The share of each coefficient of `_low_band` that does not alias, (K_h·K_w,)."""
     with torch.inference_mode(mode=False):
         (height, width), (s_h, s_w) = size, strides
         f_u = _row_frequencies(height, s_h).double() * (2 * s_h / height)  # 1 = the cutoff

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Shaped
 from scipy.optimize import root_scalar
 from torch import Tensor, nn
@@ -74,7 +75,8 @@ def stability(
         "confidence": p[0].amax(-1),
         "sis": moved.mean(0),
         **{f"sis_{shift.name}": row for shift, row in zip(plan, moved, strict=True)},
-        "agreement": (top[1:] == top[0]).float().mean(0),
+        # The arg-max of logits that are not finite is no prediction.
+        "agreement": (top[1:] == top[0]).float().mean(0).where(moved.isfinite().all(0), torch.nan),
         "logit_instability": ((z[1:] - z[0]).norm(dim=-1) / z[0].norm(dim=-1)).mean(0),
     }
 

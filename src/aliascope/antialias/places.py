@@ -5,32 +5,17 @@ All of it is read off the data flow of one forward; nothing is changed here.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import nn
 
 from aliascope.antialias.downsamplers import LOW_PASSES, centre
 from aliascope.antialias.recipe import Recipe
 from aliascope.layers import LAYERS
 from aliascope.records import StridedLayer
-from aliascope.taps import Span, Trace
+from aliascope.taps import Trace
+from aliascope.taps.decimation import Followers, densified, found_phase
 
-_NORMS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance_norm", "rms_norm"})
-_ACTIVATIONS = frozenset(
-    {"relu", "relu6", "hardtanh", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"}
-    | {"hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign", "prelu", "rrelu"}
-    | {"threshold", "clamp", "clamp_min"}
-)
-_ACTIVATION_WORDS = ("relu", "swish", "silu", "elu", "mish", "activation", "sigmoid", "tanh")
-_POINTWISE = frozenset(
-    {"mul", "__mul__", "__rmul__", "add", "__add__", "__radd__", "sub", "__sub__", "__rsub__"}
-    | {"div", "__truediv__", "exp", "log", "pow", "permute", "contiguous", "to", "float", "view"}
-)
-"""What else a module may compute that is an activation or a norm as a whole."""
-_IDLE = frozenset({"dropout", "dropout2d", "feature_dropout", "float", "to", "contiguous"})
-"""What does nothing to a map, or not in eval mode."""
 _WEIGHTED = frozenset({"conv2d", "linear"})
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 """Modules that take their children for steps of their own: nothing can be attached to them."""
@@ -69,12 +54,9 @@ class Planner:
 
     def __init__(self, model: nn.Module, recorded: Trace, recipe: Recipe) -> None:
         self.recorded, self.recipe = recorded, recipe
-        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.following = Followers(model, recorded)
+        self.modules, self.readers = self.following.modules, self.following.readers
         self.located = recorded.located_layers()
-        self.readers: dict[int, list[int]] = defaultdict(list)
-        for index, call in enumerate(recorded.calls):
-            for parent in call.parents:
-                self.readers[parent].append(index)
 
     def kept(self, at: int, layer: StridedLayer) -> str | None:
         """Why an operation is left alone although nothing would stop its conversion."""
@@ -130,7 +112,8 @@ class Planner:
             place, note = Place("before", name), f"{label} before it, then it at stride 1"
             return Step(name, True, place, channels[0], stride, (0, 0), note)
         phase = _phase(conv, layer)
-        place = self._place(self._activated(at, name))
+        end = next(s.output for s in self.recorded.spans if s.module == name)
+        place = self._place(self.following.activated(at if end is None else end))
         note = f"conv at stride 1, then {label} {place.side} {place.module}"
         return Step(name, True, place, channels[1], stride, phase, note)
 
@@ -184,47 +167,6 @@ class Planner:
         if any(len(phases) > 1 for phases in parities.values()):
             raise Unconvertible(f"it runs {runs} times and needs different phases")
 
-    def _activated(self, at: int, name: str) -> int:
-        """The call that ends conv → norm → activation, along readers that read alone."""
-        end = next(s.output for s in self.recorded.spans if s.module == name)
-        end = at if end is None else end
-        for functions, words in ((_NORMS, ("norm",)), (_ACTIVATIONS, _ACTIVATION_WORDS)):
-            end = self._past_idle(end)
-            following = self._follower(end, functions, words)
-            end = end if following is None else following
-        return end
-
-    def _past_idle(self, end: int) -> int:
-        readers = self.readers[end]
-        alone = len(readers) == 1 and end not in self.recorded.held
-        if alone and self.recorded.calls[readers[0]].function in _IDLE:
-            return readers[0]
-        return end
-
-    def _follower(self, end: int, functions: frozenset[str], words: tuple[str, ...]) -> int | None:
-        """The end of the norm, or of the activation, that alone reads a call's output."""
-        readers, calls = self.readers[end], self.recorded.calls
-        if not readers or end in self.recorded.held:
-            return None
-        for span in self._spans_reading(end, readers):
-            inside = {calls[i].function.rstrip("_") for i in range(span.first, span.stop)}
-            title = type(self.modules[span.module]).__name__.lower()
-            called = any(word in title for word in words)
-            composed = inside & functions and not inside - functions - _POINTWISE - _ACTIVATIONS
-            childless = not next(self.modules[span.module].children(), None)
-            if span.output is not None and childless and (called or composed):
-                return span.output
-        if len(readers) == 1 and calls[readers[0]].function.rstrip("_") in functions:
-            return readers[0]
-        return None
-
-    def _spans_reading(self, end: int, readers: list[int]) -> Iterator[Span]:
-        """Modules that were passed a call's output and hold all that read it, innermost first."""
-        spans = (span for span in self.recorded.spans if span.input == end and span.module)
-        for span in spans:
-            if all(span.first <= reader < span.stop for reader in readers):
-                yield span
-
     def _place(self, end: int) -> Place:
         """After the module that made a call's output, or before the one that alone reads it."""
         readers = self.readers[end]
@@ -234,7 +176,7 @@ class Planner:
             if made and not read_inside and self._takes(span.module):
                 return Place("after", span.module)
         if end not in self.recorded.held and readers:
-            for span in self._spans_reading(end, readers):
+            for span in self.following.reading(end):
                 if self._takes(span.module):
                     return Place("before", span.module)
         call = self.recorded.calls[end]
@@ -273,24 +215,15 @@ def _label(method: str) -> str:
 
 
 def _phase(module: Any, layer: StridedLayer) -> tuple[int, int]:
-    """Where in its response at stride 1 an operation finds its first sample.
-
-    With explicit padding the windows at stride s are those at stride 1, every s-th of them from
-    the first: 0. A module that pads by its stride, "same" as TensorFlow has it, puts ⌊p/2⌋ of its
-    p samples of padding first, and p depends on the stride. What any other subclass does is tried.
-    """
-    plain = {m.forward for m in (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)}
-    stride = _whole(layer.stride)
-    if type(module).forward in plain:
-        return 0, 0
-    if _pads_as_tensorflow(module):
-        dilation = _pair(getattr(module, "dilation", 1))
-        shape = layer.input_shape[1:]
-        dense = _same_padding(layer.kernel, (1, 1), dilation, shape)
-        strided = _same_padding(layer.kernel, stride, dilation, shape)
-        rows, columns = ((a - b) % step for a, b, step in zip(dense, strided, stride, strict=True))
-        return rows, columns
-    return _found_phase(module, layer, stride)
+    """Where in its response at stride 1 an operation finds its first sample."""
+    phase = found_phase(layer, module.forward, densified(module).forward, module)
+    if phase is None:
+        rows, columns = layer.output_shape[1:]
+        raise Unconvertible(
+            f"{type(module).__name__} at stride 1 does not hold the {rows} × {columns} samples "
+            "that it yields at its own stride"
+        )
+    return phase
 
 
 def _pads_as_tensorflow(module: nn.Module) -> bool:
@@ -312,30 +245,6 @@ def _same_padding(
         for taps, step, spread, side in zip(kernel, stride, dilation, shape, strict=True)
     )
     return rows, columns
-
-
-def _found_phase(module: Any, layer: StridedLayer, stride: tuple[int, int]) -> tuple[int, int]:
-    """By trial, on noise."""
-    weight = next(module.parameters(), torch.zeros(()))
-    x = torch.randn(1, *layer.input_shape, generator=torch.Generator().manual_seed(0)).to(weight)
-    kept = module.stride
-    with torch.no_grad():
-        try:
-            wanted = module(x)
-            module.stride = (1, 1)
-            dense = module(x)
-        finally:
-            module.stride = kept
-    (s_h, s_w), (rows, columns) = stride, wanted.shape[2:]
-    for top in range(s_h):
-        for left in range(s_w):
-            found = dense[:, :, top::s_h, left::s_w]
-            if found.shape == wanted.shape and torch.allclose(found, wanted, 1e-3, 1e-4):
-                return top, left
-    raise Unconvertible(
-        f"{type(module).__name__} at stride 1 does not hold the {rows} × {columns} samples that "
-        "it yields at its own stride"
-    )
 
 
 def _aimed(recipe: Recipe, middle: float, stride: int) -> float | int:

@@ -8,13 +8,11 @@ instances of module-level classes that hold a name and no module, so that a deep
 child, and they run under `torch.export`, `torch.compile` and `torch.fx` like any other.
 """
 
-import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aliascope.antialias.downsamplers import downsampler
@@ -22,6 +20,7 @@ from aliascope.antialias.places import Place, Step
 from aliascope.antialias.recipe import Recipe
 from aliascope.layers._polyphase import PolyphaseChoice
 from aliascope.taps import Trace
+from aliascope.taps.decimation import densify
 
 
 @dataclass(frozen=True)
@@ -75,32 +74,6 @@ class PerChannels(nn.ModuleDict):
         return self[str(x.shape[1])](x)
 
 
-class DenseMaxPool2d(nn.MaxPool2d):
-    """Max at stride 1 of a pool in ceil mode: with the last windows, which reach over the border.
-
-    At stride 1 PyTorch's own ceil mode adds none, and the stride would find one sample too few.
-    """
-
-    sampled: tuple[int, int]
-    """The stride that the pool had."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Continue the map by −∞ as far as the windows reach."""
-        kernel, padding, dilation = map(_pair, (self.kernel_size, self.padding, self.dilation))
-        extra = []
-        for axis in (1, 0):
-            side = input.shape[2 + axis]
-            span = dilation[axis] * (kernel[axis] - 1) + 1
-            dense = side + 2 * padding[axis] - span + 1
-            step = self.sampled[axis]
-            count = -(-(dense - 1) // step) + 1
-            # As in PyTorch: the last window starts within the map or the padding before it.
-            count -= (count - 1) * step >= side + padding[axis]
-            extra += [0, max((count - 1) * step + 1 - dense, 0)]
-        x = F.pad(input, extra, value=-math.inf)
-        return F.max_pool2d(x, kernel, 1, padding, dilation)
-
-
 def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.device) -> list[str]:
     """Carry out the steps of one operation, one for each time it runs.
 
@@ -135,17 +108,9 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
         name = first.module
     else:
         if first.dense:
-            _densify(module)
+            densify(module)
         name = _attach(model.get_submodule(first.place.module), first.place, pool)
     return [f"{name}.{step.channels}" if shared else name for step in steps]
-
-
-def _densify(module: Any) -> None:
-    if isinstance(module, nn.MaxPool2d) and module.ceil_mode:
-        sampled = _pair(module.stride)
-        module.__class__ = DenseMaxPool2d
-        setattr(module, "sampled", sampled)  # noqa: B010  (pyright took it for an nn.MaxPool2d)
-    module.stride = (1, 1)
 
 
 def _attach(host: nn.Module, place: Place, pool: nn.Module) -> str:

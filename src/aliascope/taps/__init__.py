@@ -93,7 +93,7 @@ class Tap:
     """The same of its output, where that was asked for."""
 
 
-def _copied(_layer: StridedLayer, x: Tensor) -> Tensor:
+def _copied(_layer: StridedLayer | str, x: Tensor) -> Tensor:
     return x.clone()  # what comes later may write into it
 
 
@@ -202,7 +202,7 @@ class _Reader(Watcher):
             return None
         if self._input:
             self.capture(self.tap.inputs, layer, sampling.input)
-        return self.leaving(layer, output)
+        return self.leaving(layer, output) if isinstance(output, Tensor) else None
 
     def entered(self, name: str, _module: nn.Module, inputs: tuple) -> None:
         self.tap.inputs[name] = self._seen(name, inputs[0])

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,11 +114,15 @@ class Decimation:
         return self._pool is not None
 
     def kept(
-        self, dense: Float[Tensor, "batch chan h w"], like: Float[Tensor, "batch chan h w"]
+        self,
+        dense: Float[Tensor, "batch chan h w"],
+        like: Float[Tensor, "batch chan h w"] | None = None,
     ) -> Float[Tensor, "batch chan h2 w2"]:
-        """The samples of one map that the layer would keep of another one, `like`."""
+        """The samples of a map that the layer keeps; those that it keeps of another, `like`."""
         if self._pool is not None:
-            return self._pool.sample(dense, self._pool.choice_of(like))
+            choice = self._pool.choice_of(dense if like is None else like)
+            # A follower knows what its leader chose for all views of the batch.
+            return self._pool.sample(dense, None if choice is None else choice[: len(dense)])
         _, rows, columns = self.layer.output_shape
         return grid(dense, self.stride, self.phase)[..., :rows, :columns]
 
@@ -146,6 +151,10 @@ def decimations(model: nn.Module, recorded: Trace) -> tuple[dict[str, Decimation
     return found, missing
 
 
+def _filtered(pool: Downsampler, x: Tensor) -> Tensor:
+    return pool.dense(x)[:, :, : x.shape[2], : x.shape[3]]
+
+
 class _Undefined(Exception):  # noqa: N818
     """Why it cannot be said what a layer decimates."""
 
@@ -156,9 +165,8 @@ def _decimation(following: Followers, at: int, layer: StridedLayer) -> Decimatio
         raise _Undefined("it resamples by no whole number")
     module = following.modules[layer.name.partition("#")[0]] if not layer.function else None
     if isinstance(module, Downsampler):
-        rows, columns = (math.floor(phase) for phase in getattr(module, "phases", (0, 0)))
-        chooser = module if module.chooses else None
-        return Decimation(layer, stride, (rows, columns), module.dense, chooser)
+        chooser = None if type(module).choice_of is Downsampler.choice_of else module
+        return Decimation(layer, stride, module.starts, partial(_filtered, module), chooser)
     if layer.kernel == (1, 1) and layer.kind == "conv":
         return Decimation(layer, stride, (0, 0), lambda x: x)
     if layer.kind == "slice":
@@ -182,7 +190,8 @@ def _responses(
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | nn.LPPool2d):
         ends = (span.output for span in recorded.spans if span.module == layer.name)
         end = next((end for end in ends if end is not None), at)
-        return module.forward, densified(module).forward, end
+        strided: Any = module.forward
+        return strided, densified(module).forward, end
     start, call = _entry(following, at, layer, module), recorded.calls[at]
     program = recorded.programs.get(at)
     if call.sampling is None or call.sampling.stride != layer.stride or program is None:
