@@ -67,11 +67,11 @@ def folder(tmp_path):
 
 
 class TestDecode:
-    def test_8_bit_is_divided_by_255(self):
+    def test_8_bit_is_taken_as_it_is(self):
         pixels, note = decode(contents(picture()))
-        assert (pixels.dtype, pixels.shape, note) == (torch.float32, (3, 5, 7), "")
+        assert (pixels.dtype, pixels.shape, note) == (torch.uint8, (3, 5, 7), "")
         assert pixels.is_contiguous()
-        assert np.array_equal(pixels.numpy().transpose(1, 2, 0), NOISE[..., :3] / np.float32(255))
+        assert np.array_equal(pixels.numpy().transpose(1, 2, 0), NOISE[..., :3])
 
     def test_path_and_bytes_agree(self, tmp_path):
         save(tmp_path / "x.png")
@@ -97,7 +97,7 @@ class TestDecode:
         data = contents(picture(mode), kind)
         pixels, note = decode(data)
         assert note == expected
-        oracle = np.array(PIL.Image.open(io.BytesIO(data)).convert("RGB"), dtype=np.float32) / 255
+        oracle = np.array(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
         assert np.array_equal(pixels.numpy().transpose(1, 2, 0), oracle)
 
     @pytest.mark.parametrize("transparency", [0, bytes(range(256))])
@@ -109,7 +109,7 @@ class TestDecode:
 
     def test_alpha_is_not_blended(self):
         red = PIL.Image.new("RGBA", (1, 1), (255, 0, 0, 0))
-        assert decode(contents(red))[0].flatten().tolist() == [1, 0, 0]
+        assert decode(contents(red))[0].flatten().tolist() == [255, 0, 0]
 
     @pytest.mark.parametrize(
         ("mode", "kind"), [("I;16", "PNG"), ("I;16", "TIFF"), ("I;16B", "TIFF"), ("I", "TIFF")]
@@ -119,7 +119,7 @@ class TestDecode:
         deep = values.astype({"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode])
         image = PIL.Image.frombytes(mode, (3, 2), deep.tobytes())
         pixels, note = decode(contents(image, kind))
-        assert note == "16-bit greyscale"
+        assert (note, pixels.dtype) == ("16-bit greyscale", torch.float32)
         assert np.array_equal(pixels.numpy(), np.stack([values.astype(np.float32) / 65535] * 3))
 
     def test_floating_point_is_taken_as_it_is(self):
@@ -145,7 +145,7 @@ class TestDecode:
         data = contents(frames[0], "GIF", save_all=True, append_images=frames[1:])
         pixels, note = decode(data)
         assert note == "first of 3 frames, palette"
-        assert pixels[:, 0, 0].tolist() == [1, 0, 0]
+        assert pixels[:, 0, 0].tolist() == [255, 0, 0]
 
     def test_exif_rotation_is_ignored_as_timm_does(self):
         exif = PIL.Image.Exif()
@@ -206,7 +206,7 @@ class TestDecode:
                 except ImageError:
                     continue
                 read += 1
-                assert 0 <= pixels.min() <= pixels.max() <= 1
+                assert pixels.dtype == torch.uint8 or 0 <= pixels.min() <= pixels.max() <= 1
         assert 100 < read < 500  # both ends were met
 
 
@@ -412,7 +412,8 @@ class TestDataset:
         source = open_images([(picture(), 3), (bands, torch.tensor(1)), (bands.float() / 255, -1)])
         images = list(source)
         assert [(image.id, image.label) for image in images] == [("0", 3), ("1", 1), ("2", None)]
-        assert all(torch.equal(image.pixels, images[0].pixels) for image in images)
+        scaled = [image.pixels if i < 2 else image.pixels * 255 for i, image in enumerate(images)]
+        assert all(torch.equal(pixels.byte(), bands) for pixels in scaled)
         assert (source.count, source.classes, source.spec) == (3, None, "list")
 
     def test_grey_tensor_and_no_label(self):
@@ -630,7 +631,7 @@ class TestPhotos:
         image = next(image for image in open_images("photos") if image.id == "coffee.png#0-1")
         root = Path(find_spec("skimage").submodule_search_locations[0])
         whole = np.array(PIL.Image.open(root / "data" / "coffee.png"))  # 400 rows, 600 columns
-        oracle = whole[72 : 72 + 256, 44 + 256 : 44 + 512] / np.float32(255)
+        oracle = whole[72 : 72 + 256, 44 + 256 : 44 + 512]
         assert np.array_equal(image.pixels.numpy().transpose(1, 2, 0), oracle)
 
     def test_no_two_crops_overlap(self):

@@ -1,53 +1,117 @@
 """From a decoded picture to what a network takes: a record of the steps, and the steps."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from aliascope.errors import ModelError
+from aliascope.errors import ImageError, ModelError
+from aliascope.images import MAX_PIXELS
+from aliascope.shifts import ONE_PIXEL, Shift, cropped_views, largest, windows
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+INTERPOLATIONS = tuple(method.name.lower() for method in PIL.Image.Resampling)
+"""Those of Pillow, which timm and torchvision resize with."""
+
+AS_CROP = "no larger than the network's frame: moved by one of the network's pixels"
+"""Note of a picture under native shifts that the resize does not shrink."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """An evaluation transform: resize (with antialiasing), centre crop, normalise."""
+    """An evaluation transform: resize (with antialiasing), centre crop, normalise.
+
+    Raises:
+        ModelError: a value that no transform can have.
+
+    >>> Preprocessing(resize=(256,), crop=(224, 224))(torch.zeros(3, 300, 400)).shape
+    torch.Size([3, 224, 224])
+    """
 
     resize: tuple[int, ...]
     """(short side,) keeps the aspect ratio; (rows, columns) does not."""
     crop: tuple[int, int]
     """Rows, columns of what the network takes."""
     interpolation: str = "bilinear"
+    """One of `INTERPOLATIONS`."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     margin: int = 0
     """Pixels kept on each side of the crop, for windows that move."""
+    assumed: bool = field(default=False, compare=False)
+    """Whether this is the usual one, because the network came without a transform of its own."""
+
+    def __post_init__(self) -> None:
+        sides = {"crop": self.crop, "resize": self.resize}
+        for name, value in sides.items():
+            counted = len(value) == 2 or (len(value), name) == (1, "resize")
+            if not counted or min(value) < 1 or math.prod(value) > MAX_PIXELS:
+                raise ModelError(f"{name} {value} is no size; give pixels, such as (224, 224)")
+        if self.interpolation not in INTERPOLATIONS:
+            known = ", ".join(INTERPOLATIONS)
+            raise ModelError(f"no interpolation {self.interpolation!r}; choose from {known}")
+        for name, value in {"mean": self.mean, "std": self.std}.items():
+            low = 0 if name == "mean" else 1e-6
+            if len(value) not in {1, 3} or not all(low <= number <= 1 for number in value):
+                raise ModelError(
+                    f"{name} {value} does not fit pixels in [0, 1]; give three numbers for R, G "
+                    "and B (those for 0 to 255, divided by 255)"
+                )
 
     def __call__(
-        self, pixels: Float[Tensor, "chan height width"]
+        self,
+        pixels: UInt8[Tensor, "chan height width"] | Float[Tensor, "chan height width"],
     ) -> Float[Tensor, "chan crop_height crop_width"]:
-        """Pixels in [0, 1] to the network's input, still to be normalised."""
-        from torchvision.transforms import InterpolationMode
+        """Pixels, 8-bit or in [0, 1], to the network's input in [0, 1], still to be normalised.
+
+        Resized as timm and torchvision do it, by Pillow: 8-bit pixels are rounded and clipped
+        between its two passes. (torch's own 8-bit resize is up to two grey levels off.)
+
+        Raises:
+            ImageError: the resized picture would be too large to hold.
+        """
+        size = self.resized(*pixels.shape[-2:])
+        if math.prod(size) > MAX_PIXELS:
+            shape = f"{size[0]:,} × {size[1]:,} pixels"
+            limit = f"the {MAX_PIXELS:,} allowed"
+            raise ImageError(f"would be resized to {shape}, more than {limit}; cut it")
+        # Band by band: each is cropped before the next one is resized.
+        bands = (_resize(band, size, self.interpolation) for band in pixels)
+        cut = torch.stack([self._cropped(band) for band in bands])
+        # Bicubic overshoots; a picture cannot.
+        return cut.float() / 255 if cut.dtype == torch.uint8 else cut.clamp(0, 1)
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of such a picture when it is resized, before the crop.
+
+        >>> Preprocessing(resize=(256,), crop=(224, 224)).resized(300, 451)
+        (256, 384)
+        """
+        if len(self.resize) == 2:
+            return self.resize[0], self.resize[1]
+        side = self.resize[0]
+        if width <= height:
+            return side * height // width, side
+        return side, side * width // height
+
+    def _cropped(self, band: Tensor) -> Tensor:
         from torchvision.transforms.v2 import functional
 
-        mode = InterpolationMode(self.interpolation)
-        size = list(self.resize)
-        # Bicubic overshoots; a picture cannot.
-        pixels = functional.resize(pixels, size, interpolation=mode, antialias=True).clamp(0, 1)
-        if self.margin:
-            # Of the widened crop the middle could come out a pixel off, where a side is odd.
-            (height, width), (rows, columns) = pixels.shape[-2:], self.crop
-            top, left = round((height - rows) / 2), round((width - columns) / 2)
-            margin = self.margin
-            size = (rows + 2 * margin, columns + 2 * margin)
-            return functional.crop(pixels, top - margin, left - margin, *size)
-        return functional.center_crop(pixels, list(self.crop))
+        if not self.margin:
+            return functional.center_crop(band[None], list(self.crop))[0]
+        # Of the widened crop the middle could come out a pixel off, where a side is odd.
+        (height, width), (rows, columns), margin = band.shape, self.crop, self.margin
+        top, left = round((height - rows) / 2) - margin, round((width - columns) / 2) - margin
+        return band[top : top + rows + 2 * margin, left : left + columns + 2 * margin]
 
     def normalise(
         self, images: Float[Tensor, "batch chan height width"]
@@ -71,8 +135,75 @@ class Preprocessing:
         return replace(self, margin=margin)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for `run.json`."""
-        return asdict(self)
+        """Plain values for `run.json`: all that decides the pixels."""
+        values = asdict(self)
+        del values["assumed"]
+        return values
+
+    @property
+    def notice(self) -> str:
+        """What a user must be told of it: that it is only assumed; "" where the network said so."""
+        if not self.assumed:
+            return ""
+        size = " × ".join(map(str, self.resize))
+        return (
+            f"the network says nothing of its preprocessing, so ImageNet's usual one is assumed "
+            f"(resize {size}, crop {self.crop[0]} × {self.crop[1]}, {self.interpolation}, ImageNet "
+            "mean and std): give its own with preprocess=Preprocessing(…), or with --size, "
+            "--resize, --interpolation, --mean and --std"
+        )
+
+
+def _resize(band: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    if tuple(band.shape) == size:
+        return band
+    method = PIL.Image.Resampling[interpolation.upper()]
+    plane = PIL.Image.fromarray(band.cpu().numpy())  # of mode L, or F for floats
+    return torch.from_numpy(np.array(plane.resize(size[::-1], method)))
+
+
+def native_views(
+    preprocessing: Preprocessing,
+    pixels: UInt8[Tensor, "chan height width"] | Float[Tensor, "chan height width"],
+    plan: Sequence[Shift] = ONE_PIXEL,
+) -> tuple[Float[Tensor, "views chan rows columns"], str]:
+    """One photograph, unshifted and under each shift by pixels of its own, ready for the network.
+
+    The window that moves is the photograph without a border as wide as the largest shift. Each
+    window goes through the same preprocessing, so nothing is interpolated that would not be anyway,
+    and a photograph that is shrunk n-fold moves by 1/n of the network's pixels. One that is not
+    shrunk moves by whole pixels of the network (`cropped_views`) instead.
+
+    Args:
+        preprocessing: not widened.
+        pixels: as decoded.
+        plan: the shifts, in pixels of the photograph.
+
+    Returns:
+        1 + S views in [0, 1], the unshifted one first; and a note, "" or `AS_CROP`.
+
+    Raises:
+        ImageError: it is not shrunk, and the crop leaves no border to move over; or it is too
+            large.
+
+    >>> views, note = native_views(RESIZE_224, torch.rand(3, 300, 400))
+    >>> views.shape, note
+    (torch.Size([5, 3, 224, 224]), '')
+    """
+    margin = largest(plan)
+    height, width = (side - 2 * margin for side in pixels.shape[-2:])
+    if min(height, width) > 0:
+        rows, columns = preprocessing.resized(height, width)
+        if rows < height and columns < width:
+            return torch.stack([preprocessing(window) for window in windows(pixels, plan)]), ""
+    try:
+        wide = preprocessing.widened(margin)
+    except ModelError:
+        raise ImageError(
+            f"is not larger than the network's frame {preprocessing.resize}, and its crop takes "
+            "all of that, so the picture cannot move; choose circular shifts"
+        ) from None
+    return cropped_views(wide(pixels)[None], plan), AS_CROP
 
 
 RESIZE_224 = Preprocessing(resize=(224, 224), crop=(224, 224))
@@ -112,3 +243,76 @@ def from_torchvision(preset: Any) -> Preprocessing:
         mean=tuple(preset.mean),
         std=tuple(preset.std),
     )
+
+
+def customised(
+    base: Preprocessing,
+    *,
+    size: str | None = None,
+    resize: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    interpolation: str | None = None,
+) -> Preprocessing:
+    """A transform with some of its values replaced, as the command line gives them.
+
+    Args:
+        base: what stands where nothing is given.
+        size: rows and columns that the network takes, "224" or "288x224". The resize keeps its
+            ratio to it, unless it is given too.
+        resize: "256" for the short side, "256x256" for rows and columns.
+        mean: of R, G and B in [0, 1], "0.485,0.456,0.406", or one number for all.
+        std: likewise.
+        interpolation: one of `INTERPOLATIONS`.
+
+    Raises:
+        ModelError: a value cannot be read or used.
+
+    >>> customised(RESIZE_224, size="160", mean="0.5").to_dict()["resize"]
+    (160, 160)
+    """
+    values: dict[str, Any] = {}
+    if size is not None:
+        crop = _whole("--size", size) * 2
+        values["crop"] = crop[:2]
+        values["resize"] = _scaled(base, crop[:2])
+    if resize is not None:
+        values["resize"] = _whole("--resize", resize)
+    for name, text in {"mean": mean, "std": std}.items():
+        if text is not None:
+            values[name] = _numbers(f"--{name}", text)
+    if interpolation is not None:
+        values["interpolation"] = interpolation
+    changed = replace(base, **values, assumed=base.assumed and not values)
+    pairs = zip(changed.crop, changed.resize * 2, strict=False)
+    if "resize" in values and any(side > have for side, have in pairs):
+        raise ModelError(
+            f"a resize to {changed.resize} leaves nothing around a crop of {changed.crop} and less "
+            "than it needs; give a larger --resize, or a smaller --size"
+        )
+    return changed
+
+
+def _scaled(base: Preprocessing, crop: tuple[int, ...]) -> tuple[int, ...]:
+    """The resize that stands to a crop as that of the base does to its own."""
+    ratios = [new / old for new, old in zip(crop, base.crop, strict=True)]
+    if len(base.resize) == 1:
+        return (math.floor(base.resize[0] * max(ratios)),)
+    return tuple(math.floor(s * ratio) for s, ratio in zip(base.resize, ratios, strict=True))
+
+
+def _whole(option: str, text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d{1,9}([x×]\d{1,9})?", text, re.ASCII):
+        raise ModelError(f"{option} {text!r} is no size in pixels; write 224, or 288x224")
+    return tuple(int(part) for part in re.split("[x×]", text))
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in {1, 3}:
+        wrong = f"{option} {text!r} is not one number nor three"
+        raise ModelError(f"{wrong}; write it as 0.5 or 0.485,0.456,0.406")
+    return numbers * (3 // len(numbers))

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 Report = Callable[[int, int | None], None]
@@ -32,8 +32,8 @@ class Image(NamedTuple):
 
     id: str
     """Path relative to the source's root, or the data set's index."""
-    pixels: Float[Tensor, "chan height width"]
-    """RGB in [0, 1]."""
+    pixels: UInt8[Tensor, "chan height width"] | Float[Tensor, "chan height width"]
+    """RGB: uint8, or float in [0, 1] where the file is deeper."""
     label: int | None
     """Index of the class, where the source knows it."""
     group: str

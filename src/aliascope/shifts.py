@@ -1,15 +1,16 @@
 """The shift plan: which one-pixel shifts a prediction must survive, and the views they make."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-Border = Literal["circular", "crop"]
-"""What comes in at the border: the other side of the picture, or more of the photograph."""
+Border = Literal["circular", "crop", "native"]
+"""How the picture moves: rolled, so that its other side comes in at the border; the window over the
+photograph by one of the network's pixels; or by one of the photograph's own, before the resize."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Shift:
 
 ONE_PIXEL = (Shift("up", -1, 0), Shift("down", 1, 0), Shift("left", 0, -1), Shift("right", 0, 1))
 """The published plan."""
+
+
+def largest(plan: Sequence[Shift]) -> int:
+    """Pixels by which the plan moves the picture at most along one axis."""
+    return max(max(abs(s.rows), abs(s.columns)) for s in plan)
 
 
 def shifted_views(
@@ -58,8 +64,19 @@ def cropped_views(
     >>> cropped_views(picture, [Shift("down", 1, 0)]).flatten().tolist()
     [4.0, 1.0]
     """
-    margin = max(max(abs(s.rows), abs(s.columns)) for s in plan)
-    height, width = (side - 2 * margin for side in images.shape[-2:])
-    corners = [(margin, margin), *((margin - s.rows, margin - s.columns) for s in plan)]
-    views = [images[..., top : top + height, left : left + width] for top, left in corners]
+    views = list(windows(images, plan))
     return torch.cat(views).contiguous(memory_format=torch.channels_last)
+
+
+def windows(
+    pictures: Shaped[Tensor, "*axes h_wide w_wide"], plan: Sequence[Shift] = ONE_PIXEL
+) -> Iterator[Shaped[Tensor, "*axes h w"]]:
+    """What a window in the middle shows, and what it shows when the pictures move under it.
+
+    >>> [int(window) for window in windows(torch.arange(9).reshape(3, 3))]
+    [4, 7, 1, 5, 3]
+    """
+    margin = largest(plan)
+    height, width = (side - 2 * margin for side in pictures.shape[-2:])
+    corners = [(margin, margin), *((margin - s.rows, margin - s.columns) for s in plan)]
+    return (pictures[..., top : top + height, left : left + width] for top, left in corners)

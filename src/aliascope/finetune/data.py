@@ -51,7 +51,8 @@ class Photos:
         except ImageError as error:
             self.unreadable[self.entries[index].id] = str(error)
             return None
-        pixels = _shrunk((decoded * 255).round().byte(), self._short_side)
+        deep = decoded.is_floating_point()
+        pixels = _shrunk((decoded * 255).round().byte() if deep else decoded, self._short_side)
         if self._left >= pixels.numel():
             self._left -= pixels.numel()
             self._kept[index] = pixels

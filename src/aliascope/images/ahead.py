@@ -28,14 +28,17 @@ class Loaded(NamedTuple):
 def loaded_ahead(
     entries: Iterable[Entry], transform: Callable[[Tensor], Tensor]
 ) -> Iterator[Loaded]:
-    """Decode and transform pictures in threads, in order, a bounded number ahead."""
+    """Decode and transform pictures in threads, in order, a bounded number ahead.
+
+    An ImageError of either becomes the note of a picture without pixels.
+    """
 
     def load(entry: Entry) -> Loaded:
         try:
             pixels, note = entry.load()
+            return Loaded(entry, transform(pixels), note)
         except ImageError as error:
             return Loaded(entry, None, str(error))
-        return Loaded(entry, transform(pixels), note)
 
     yield from in_threads(load, entries)
 

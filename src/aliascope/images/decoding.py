@@ -1,4 +1,4 @@
-"""From a file, its bytes, a PIL image or a tensor to RGB in [0, 1]. Decoding happens only here."""
+"""From a file, its bytes, a PIL image or a tensor to RGB. Decoding happens only here."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from aliascope.errors import ImageError
 
-Decoded = tuple[Float[Tensor, "3 height width"], str]
-"""RGB pixels in [0, 1] and a note of what was converted to get them, "" for nothing."""
+Decoded = tuple[UInt8[Tensor, "3 height width"] | Float[Tensor, "3 height width"], str]
+"""RGB pixels, uint8 or in [0, 1], and a note of what was converted to get them, "" for nothing."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded: a small file can unpack to gigabytes."""
@@ -31,14 +31,15 @@ _NOTES |= {"P": "palette", "PA": "palette"}
 def decode(file: Path | bytes) -> Decoded:
     """Decode one picture of any format that Pillow reads, as timm and torchvision evaluate it.
 
-    8-bit values / 255, 16-bit grey / 65535; the first frame of several; alpha dropped, not blended;
-    rotation by EXIF ignored.
+    8-bit values as they are, 16-bit grey / 65535; the first frame of several; alpha dropped, not
+    blended; rotation by EXIF ignored.
 
     Args:
         file: its path or its contents.
 
     Returns:
-        RGB pixels in [0, 1], contiguous (3, H, W), and a note of what was converted.
+        RGB pixels, contiguous (3, H, W), uint8 or, of a deeper file, float in [0, 1]; and a note of
+        what was converted.
 
     Raises:
         ImageError: it is unreadable, too large or out of range; the sentence leaves out its name.
@@ -58,12 +59,12 @@ def convert(picture: Any) -> Decoded:
     """Convert the picture of a data set's item: a PIL image, or a tensor (3 or 1, H, W).
 
     Args:
-        picture: uint8 tensors are divided by 255, others must lie in [0, 1].
+        picture: tensors are uint8, or lie in [0, 1].
 
     Raises:
         ImageError: it is neither, or out of range.
 
-    >>> convert(torch.full((1, 1, 1), 51, dtype=torch.uint8))
+    >>> convert(torch.full((1, 1, 1), 0.2))
     (tensor([[[0.2000]], [[0.2000]], [[0.2000]]]), 'greyscale')
     """
     if isinstance(picture, PIL.Image.Image):
@@ -73,8 +74,8 @@ def convert(picture: Any) -> Decoded:
     if not isinstance(picture, Tensor) or len(shape) != 3 or shape[0] not in {1, 3} or 0 in shape:
         what = f"{type(picture).__name__} {shape}"
         raise ImageError(f"is a {what}; give a PIL image or a tensor (3, H, W)")
-    pixels = picture.float() / (255 if picture.dtype == torch.uint8 else 1)
-    return _in_range(pixels), "greyscale" if shape[0] == 1 else ""
+    pixels = picture if picture.dtype == torch.uint8 else _in_range(picture.float())
+    return pixels.expand(3, -1, -1).contiguous(), "greyscale" if shape[0] == 1 else ""
 
 
 @contextmanager
@@ -111,18 +112,18 @@ def _from_pil(picture: PIL.Image.Image) -> Decoded:
     if picture.mode[0] in "IF":  # I;16, I;16B, I, F: a single deep channel
         kind, scale = ("floating-point", 1) if picture.mode == "F" else ("16-bit", 65535)
         grey = torch.from_numpy(np.asarray(picture).astype(np.float32))
-        pixels, notes = _in_range(grey[None] / scale), [f"{kind} greyscale"]
+        pixels, notes = _in_range(grey / scale).expand(3, -1, -1), [f"{kind} greyscale"]
     else:
         rgb = torch.from_numpy(np.array(picture.convert("RGB")))
-        pixels = rgb.permute(2, 0, 1).contiguous().float() / 255
+        pixels = rgb.permute(2, 0, 1)
         alpha = "alpha dropped" if picture.has_transparency_data else ""
         notes = [_NOTES.get(picture.mode, picture.mode), alpha]
     notes = [f"first of {frames} frames" if frames > 1 else "", *notes]
-    return pixels, ", ".join(filter(None, notes))
+    return pixels.contiguous(), ", ".join(filter(None, notes))
 
 
-def _in_range(pixels: Float[Tensor, "chan height width"]) -> Float[Tensor, "3 height width"]:
+def _in_range(pixels: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     low, high = (bound.item() for bound in pixels.aminmax())
     if not 0 <= low <= high <= 1:  # NaN fails too
         raise ImageError(f"has values from {low:.4g} to {high:.4g}; scale them to [0, 1]")
-    return pixels.expand(3, -1, -1).contiguous()
+    return pixels

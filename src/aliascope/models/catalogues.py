@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,10 +145,10 @@ def _timm_preprocessing(module: nn.Module) -> Preprocessing:
 
 
 def preprocessing_of(module: nn.Module) -> Preprocessing:
-    """The evaluation transform that a network of timm's names, or the usual one."""
+    """The evaluation transform that a network of timm's names, or the usual one, assumed."""
     if getattr(module, "pretrained_cfg", None):
         return _timm_preprocessing(module)
-    return IMAGENET_EVALUATION
+    return replace(IMAGENET_EVALUATION, assumed=True)
 
 
 def _torchvision(name: str) -> Blueprint:
