@@ -274,7 +274,7 @@ def test_run_json_is_for_people_and_its_own_kind_of_numbers(tmp_path):
     text = (tmp_path / "run.json").read_text("utf-8")
     record = json.loads(text)
     assert list(record)[:3] == ["format", "state", "error"]
-    assert record["format"] == 1
+    assert record["format"] == 2
     assert record["config"] == CONFIG | {"size": [8, 8], "seed": 3, "rate": None, "file": "a/b"}
     assert record["layers"][1]["name"] == "layer2.0.conv2"
     assert '  "state": "complete",\n' in text
@@ -346,6 +346,54 @@ def test_any_configuration_is_equal_to_itself(config):
             assert run.config == Run.open(folder).config
 
 
+def known(ids, **others):
+    return {image_id: others.get(image_id, f"{image_id} as it was") for image_id in ids}
+
+
+def extend(path, identities, config=CONFIG):
+    with RunWriter(path, config, LAYERS, {}, identities=identities) as writer:
+        for image_id in sorted(identities.keys() - writer.measured):
+            writer.add(*batch([image_id]))
+        return writer.finish()
+
+
+def test_a_run_is_extended_by_images_that_came_later(tmp_path):
+    extend(tmp_path, known("13"))
+    before = (tmp_path / "images" / "part-00000.parquet").stat().st_mtime_ns
+    run = extend(tmp_path, known("0123"))  # before and between, too
+    assert (tmp_path / "images" / "part-00000.parquet").stat().st_mtime_ns == before
+    check_rows(run, names(4))
+    assert dict(zip(run.images["image_id"], run.images["identity"], strict=True)) == known("0123")
+    assert extend(tmp_path, known("0123")).images.equals(run.images)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (known("0123", **{"2": "new"}), "of 2, whose picture or label has changed since: choose"),
+        (known("0123", **{"1": "new", "2": "new"}), "of 1 and 1 more, whose picture or label has"),
+        (known("0"), "of 1 and 1 more, not asked for: choose another --out, or delete that dir"),
+        (known("01"), "of 2, not asked for"),
+        (known("345"), "of 0 and 2 more, not asked for"),
+    ],
+)
+def test_images_that_changed_or_are_not_asked_for_are_refused(tmp_path, asked, sentence):
+    extend(tmp_path, known("012"))
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(RunError, match=f"^{tmp_path} holds figures {sentence}"):
+        extend(tmp_path, asked)
+    assert (tmp_path / "run.json").read_bytes() == before
+    check_rows(extend(tmp_path, known("0123")), names(4))
+
+
+def test_of_a_stream_the_ids_alone_are_known(tmp_path):
+    write(tmp_path, names(2))
+    run = write(tmp_path, names(4))
+    assert "identity" not in run.images
+    with pytest.raises(RunError, match="of 0 and 3 more, whose picture or label has changed"):
+        extend(tmp_path, known("0123"))
+
+
 def test_somebody_elses_directory_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(RunError, match=r"holds other files \(thesis.tex\) and no run.json: choose"):
@@ -383,7 +431,11 @@ def test_open_wants_a_run_directory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", "{}", '{"format": 1}', '{"format": 1, "layers": [3]}', "\xff"]
+    "text",
+    [
+        *("", "{", "[]", "3", "{}", '{"format": 2}', '{"format": 2, "layers": [3]}', "\xff"),
+        *('{"format": "2"}', '{"format": 2, "layers": [], "parts": [3]}'),
+    ],
 )
 def test_open_names_an_unreadable_run_json(tmp_path, text):
     (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
@@ -391,9 +443,12 @@ def test_open_names_an_unreadable_run_json(tmp_path, text):
         Run.open(tmp_path)
 
 
-def test_open_refuses_a_newer_format(tmp_path):
-    (tmp_path / "run.json").write_text('{"format": 2, "new": 1}')
-    with pytest.raises(RunError, match="has format 2, newer than 1: upgrade aliascope"):
+@pytest.mark.parametrize(
+    ("version", "remedy"), [(1, "delete .*, measure again"), (3, "upgrade aliascope")]
+)
+def test_open_refuses_another_format(tmp_path, version, remedy):
+    (tmp_path / "run.json").write_text(json.dumps({"format": version, "new": 1}))
+    with pytest.raises(RunError, match=f"has format {version}, this aliascope's is 2: {remedy}"):
         Run.open(tmp_path)
 
 
@@ -410,7 +465,9 @@ def test_a_damaged_part_is_named_and_the_remedy_works(tmp_path, kind, damage):
         file.write_bytes(data[: len(data) // 2 if damage == "truncated" else 0])
     run = Run.open(tmp_path)
     if (kind, damage) != ("images", "missing"):  # which is the remedy already
-        with pytest.raises(RunError, match=f"{file} cannot be read: delete .*images/part-00001"):
+        with pytest.raises(
+            RunError, match=rf"{file} cannot be read \(.*\): delete .*images/part-00001"
+        ):
             getattr(run, kind)
     if damage == "folder":
         file.rmdir()
@@ -449,18 +506,50 @@ def test_a_layers_file_on_its_own_is_ignored_and_replaced(tmp_path):
     assert leftover.read_bytes() != before
 
 
+def changes(data, seed, count):
+    """Copies of a file with one bit flipped in each."""
+    random = np.random.default_rng(seed)
+    for place, bit in zip(
+        random.integers(0, len(data), count), random.integers(0, 8, count), strict=True
+    ):
+        copy = bytearray(data)
+        copy[place] ^= 1 << bit
+        yield bytes(copy)
+
+
+@pytest.mark.parametrize("kind", ["images", "layers"])
+def test_no_flipped_bit_changes_a_number_unseen(tmp_path, kind):
+    """Neither in the data nor in what Parquet says of them."""
+    write(tmp_path, names(6))
+    file = tmp_path / kind / "part-00000.parquet"
+    for data in changes(file.read_bytes(), 0, 60):
+        file.write_bytes(data)
+        with pytest.raises(RunError, match="its bytes are not those that were written"):
+            getattr(Run.open(tmp_path), kind)
+
+
+def test_parts_of_another_run_are_noticed(tmp_path):
+    for name, ids in (("a", names(3)), ("b", ["7", "8", "9"])):
+        write(tmp_path / name, ids)
+    part = "layers/part-00000.parquet"
+    (tmp_path / "b" / part).replace(tmp_path / "a" / part)
+    with pytest.raises(RunError, match="its bytes are not"):
+        _ = Run.open(tmp_path / "a").layers
+
+
 def test_leftovers_and_copies_do_no_harm(tmp_path):
     write(tmp_path, names(6), flush_seconds=0.0)
     part = tmp_path / "images" / "part-00000.parquet"
-    copy = part.with_name("part-00000 (copy).parquet")
-    copy.write_bytes(part.read_bytes())
+    copies = [part.with_name("part-00000 (copy).parquet"), part.with_name("part-00007.parquet")]
+    for copy in copies:
+        copy.write_bytes(part.read_bytes())
     leftovers = [tmp_path / kind / ".part-00009.parquet.tmp" for kind in ("images", "layers")]
     for file in leftovers:
         file.write_bytes(b"half a part")
     check_rows(Run.open(tmp_path), names(6))
     check_rows(write(tmp_path, names(6)), names(6))
     assert not any(file.exists() for file in leftovers)
-    assert copy.exists()
+    assert all(copy.exists() for copy in copies)
 
 
 def test_a_reader_beside_a_writer_sees_whole_parts(tmp_path):
@@ -552,8 +641,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_written(tmp_path, monkeyp
     assert "cannot be written (No space left on device): mend that and run" in str(caught.value)
     assert not list(tmp_path.glob("**/*.tmp"))
     if step > 2:
-        parts = (step - 3) // 9 + ((step - 3) % 9 > 5)
-        check_rows(Run.open(tmp_path), names(3 * parts))
+        check_rows(Run.open(tmp_path), names(3 * ((step - 3) // 9)))
     check_rows(write(tmp_path, names(9)), names(9))
 
 
@@ -594,7 +682,8 @@ def test_a_disk_that_is_really_full(tiny_disk):
 def _server_of_processes():
     # It imports torch once, and runs no threads: a fork of it is a real process in 30 ms.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         PROCESSES.set_forkserver_preload([__name__])
         forkserver.ensure_running()
 

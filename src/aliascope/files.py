@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,31 @@ def refuse_another(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None
             f"{path} holds a run of another configuration ({'; '.join(differences)}): "
             "choose another --out, or delete that directory"
         )
+
+
+def refuse_other_images(path: Path, held: Mapping[str, str], asked: Mapping[str, str]) -> None:
+    """Raise unless all images that a directory holds are asked for, and are what they were.
+
+    Args:
+        path: the directory.
+        held: image id → what it was known by when it was measured, "" where by its id alone.
+        asked: image id → what it is known by now.
+
+    Raises:
+        RunError: the sentence names the first image that differs, and says how many do.
+    """
+    gone = [image_id for image_id in held if image_id not in asked]
+    changed = [image_id for image_id, was in held.items() if asked.get(image_id, was) != was]
+    for ids, what in (
+        (changed, "whose picture or label has changed since"),
+        (gone, "not asked for"),
+    ):
+        if ids:
+            more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+            raise RunError(
+                f"{path} holds figures of {ids[0]}{more}, {what}: choose another --out, or delete "
+                "that directory"
+            )
 
 
 @contextmanager

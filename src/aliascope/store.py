@@ -1,20 +1,23 @@
 """A run directory: what was measured of one model, in Parquet parts, crash-safe and resumable.
 
 ```
-RUN/run.json                     config, layer table, versions, state, skipped images, notices
+RUN/run.json                     config, layer table, versions, state, skipped images, notices,
+                                 and the parts that belong to the run, with their SHA-256
 RUN/images/part-NNNNN.parquet    a row an image
 RUN/layers/part-NNNNN.parquet    a row an image and layer
 ```
 
-Every file is written under a temporary name, synced and renamed; of a part, the layers file comes
-first. So a part exists, whole, from the moment its images file does; a layers file on its own is a
-leftover that readers ignore and the next writer of that part replaces.
+Every file is written under a temporary name, synced and renamed, run.json last: a part belongs to
+the run from the moment run.json lists it. Files that are not listed are leftovers of a kill, which
+readers ignore and the next writer of that part replaces; a bit that flips in a listed one is
+noticed.
 """
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -29,17 +32,26 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from aliascope.errors import RunError
-from aliascope.files import lock, plain, refusal, refuse_another, write_file
+from aliascope.files import (
+    lock,
+    plain,
+    refusal,
+    refuse_another,
+    refuse_other_images,
+    write_file,
+)
 from aliascope.records import StridedLayer
 from aliascope.text import columns, pair, wrapped
 
 State = Literal["running", "complete", "interrupted", "failed"]
 
-_FORMAT = 1
+_FORMAT = 2
 _RECORDED = ("state", "error", "config", "info", "times", "skipped", "notices")
-_KINDS = ("layers", "images")  # in the order of writing: the images file makes the part exist
+_KINDS = ("layers", "images")
 _MAX_BUFFERED = 4096  # images: bounds the memory where `flush_seconds` alone would not
-_TYPES: dict[str, pa.DataType] = dict.fromkeys(("image_id", "group", "note"), pa.string())
+_TYPES: dict[str, pa.DataType] = dict.fromkeys(
+    ("image_id", "group", "note", "identity"), pa.string()
+)
 _TYPES |= dict.fromkeys(("label", "prediction"), pa.int64()) | {"correct": pa.bool_()}
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 _IMAGE_METRICS = {
@@ -71,6 +83,8 @@ class Run:
     skipped: list[dict[str, str]] = field(default_factory=list)
     """image_id and reason of each image that could not be used."""
     notices: list[str] = field(default_factory=list)
+    parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Name of each part → "images", "layers" → SHA-256 of that file."""
     batches: list[dict[str, pa.Table]] = field(default_factory=list)
     """The rows that are in no file: all of them where there is no directory."""
 
@@ -79,15 +93,22 @@ class Run:
         """Open a run directory, complete or not; the rows are read when they are asked for.
 
         Raises:
-            RunError: there is none, it is no run directory, its run.json cannot be read, or a newer
+            RunError: there is none, it is no run directory, its run.json cannot be read, or another
                 aliascope wrote it.
         """
         file = (path := Path(path)) / "run.json"
         try:
             record = json.loads(file.read_bytes())
-            if (version := record.pop("format")) <= _FORMAT:
+            version = record.pop("format")
+            remedy = "upgrade aliascope" if version > _FORMAT else f"delete {path}, measure again"
+            if version == _FORMAT:
                 layers = [_layer(row) for row in record.pop("layers")]
-                return cls(strided_layers=layers, path=path, **record)
+                parts = record.pop("parts").items()
+                # To delete the images file is to drop a part.
+                kept = {
+                    part: files for part, files in parts if _file(path, "images", part).exists()
+                }
+                return cls(strided_layers=layers, path=path, parts=kept, **record)
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(
                 f"{file} does not exist: give a directory that `aliascope measure --out` wrote"
@@ -96,7 +117,7 @@ class Run:
             raise RunError(
                 f"{file} cannot be read ({error!r}): delete {path} and measure again"
             ) from error
-        raise RunError(f"{file} has format {version}, newer than {_FORMAT}: upgrade aliascope")
+        raise RunError(f"{file} has format {version}, this aliascope's is {_FORMAT}: {remedy}")
 
     @property
     def model(self) -> str:
@@ -113,14 +134,22 @@ class Run:
         """A row an image and layer: image_id, layer (both categorical), order, the metrics."""
         return self._rows("layers", _layer_table([], self.strided_layers, {}))
 
-    @cached_property
-    def _parts(self) -> list[Path]:
-        # Listed once: images and layers must agree even while a writer is adding parts.
-        return [] if self.path is None else list(_parts(self.path).values())
-
     def _rows(self, kind: str, empty: pa.Table) -> pd.DataFrame:
-        tables = [_read(part, kind) for part in self._parts] + [rows[kind] for rows in self.batches]
+        tables = [self._read(part, kind) for part in self.parts]
+        tables += [rows[kind] for rows in self.batches]
         return _concat(tables or [empty]).to_pandas(types_mapper=_NULLABLE.get)
+
+    def _read(self, part: str, kind: str) -> pa.Table:
+        file, first = (_file(self.path or Path(), name, part) for name in (kind, "images"))
+        try:
+            data = _verified(file, self.parts[part][kind])
+            return pq.ParquetFile(pa.BufferReader(data)).read()
+        except (OSError, pa.ArrowException) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(
+                f"{file} cannot be read ({reason}): delete {first} and run the same command again, "
+                "which measures its images anew"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """What run.json holds and a summary of the rows, in JSON's own types.
@@ -157,7 +186,7 @@ class Run:
 
 
 class RunWriter:
-    """Writes one run, in a `with` block; an equal run that was interrupted is continued.
+    """Writes one run, in a `with` block; an equal one in the directory is continued or extended.
 
     On leaving the block early, by an error or Ctrl-C, the buffered rows are written all the same.
 
@@ -166,16 +195,20 @@ class RunWriter:
         config: what decides the numbers; "model" names the model, "images" their source.
         layers: the layers measured.
         info: versions, device, command: recorded, not compared.
+        identities: of all images that are asked for, by their ids: what tells such an image and its
+            label from another of the same id. A run that holds some of them is extended by the
+            others. None where the images are not known before they are read.
         flush_seconds: how much work, in seconds, a kill may cost.
 
     Attributes:
         run: the run as it stands; what is added to its `info` is saved with the next part.
-        measured: ids that the run being continued holds already; known inside the block.
+        measured: ids of what is asked for that the run holds already; known inside the block.
         previous_info: the `info` of that run, or None.
 
     Raises:
-        RunError: on entering the block: the directory holds another run or somebody else's files,
-            another process is writing it, or it cannot be written.
+        RunError: on entering the block: the directory holds another run, images that have changed
+            since, images that are not asked for, or somebody else's files; another process is
+            writing it, or it cannot be written.
 
     Example:
         >>> layer = StridedLayer("conv1", "conv", (7, 7), (2.0, 2.0), (3, 224, 224),
@@ -205,6 +238,7 @@ class RunWriter:
         layers: Sequence[StridedLayer],
         info: dict[str, Any],
         *,
+        identities: Mapping[str, str] | None = None,
         flush_seconds: float = 10.0,
     ) -> None:
         # Through JSON, so that a run in memory and one read back have the same config.
@@ -212,6 +246,7 @@ class RunWriter:
         self.run.path = None if path is None else Path(path)
         self.measured: frozenset[str] = frozenset()
         self.previous_info: dict[str, Any] | None = None
+        self._identities = identities
         self._flush_seconds = flush_seconds
         self._flushed = time.monotonic()
         self._number = 0
@@ -227,13 +262,18 @@ class RunWriter:
 
     def _resume(self, path: Path) -> None:
         if (path / "run.json").exists():
-            earlier, parts = Run.open(path), _parts(path)
+            earlier = Run.open(path)
             refuse_another(path, _identity(earlier), _identity(self.run))
-            ids = [_read(part, "images", ["image_id"])["image_id"] for part in parts.values()]
-            self.measured = frozenset().union(*(column.to_pylist() for column in ids))
+            held = (
+                earlier.images.reindex(columns=["image_id", "identity"]).astype(object).fillna("")
+            )
+            self.measured = frozenset(held["image_id"])
+            if self._identities is not None:
+                refuse_other_images(path, dict(held.to_numpy()), self._identities)
             self.run.times, self.run.notices = earlier.times, earlier.notices
+            self.run.parts = earlier.parts
             self.previous_info = earlier.info
-            self._number = 1 + max(parts, default=-1)
+            self._number = 1 + max(map(_number, self.run.parts), default=-1)
         # run.json before the folders: with folders and without it, this is a stranger's directory.
         self._save()
         with refusal(path):
@@ -252,12 +292,15 @@ class RunWriter:
         Args:
             images: name -> B values: image_id; group, the photograph it was cut from; label and
                 prediction, indices of classes; correct, a truth value; note; any other name is a
-                metric, kept as float32. None and NaN: unknown.
+                metric, kept as float32. None and NaN: unknown. The column identity is added here.
             layers: metric -> (B, L), in the order of the run's layers, kept as float32.
 
         Raises:
             RunError: a part cannot be written; the parts before it are safe.
         """
+        if self._identities is not None:
+            known = [self._identities[image_id] for image_id in images["image_id"]]
+            images = images | {"identity": known}
         rows = _layer_table(images["image_id"], self.run.strided_layers, layers)
         self.run.batches.append({"layers": rows, "images": _image_table(images)})
         late = time.monotonic() - self._flushed >= self._flush_seconds
@@ -294,11 +337,13 @@ class RunWriter:
 
     def _flush(self) -> None:
         if self.run.batches and self.run.path is not None:
+            part, digests = f"part-{self._number:05d}", {}
             for kind in _KINDS:
                 table = _concat([batch[kind] for batch in self.run.batches])
-                pq.write_table(table, data := pa.BufferOutputStream())
-                part = f"part-{self._number:05d}.parquet"
-                write_file(self.run.path / kind / part, data.getvalue())
+                pq.write_table(table, stream := pa.BufferOutputStream())
+                write_file(_file(self.run.path, kind, part), data := stream.getvalue())
+                digests[kind] = hashlib.sha256(data).hexdigest()
+            self.run.parts[part] = digests
             # In one step: interrupted before it, the part is written again, not its rows twice.
             self.run.batches, self._number = [], self._number + 1
         self._flushed = time.monotonic()
@@ -308,7 +353,8 @@ class RunWriter:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.run.times = {"started": now, **self.run.times, "updated": now}
         if self.run.path is not None:
-            text = json.dumps(_record(self.run), indent=2, ensure_ascii=False)
+            record = _record(self.run) | {"parts": self.run.parts}
+            text = json.dumps(record, indent=2, ensure_ascii=False)
             # A file name that is no Unicode becomes a JSON escape, and comes back as it was.
             write_file(self.run.path / "run.json", text.encode("utf-8", "backslashreplace"))
 
@@ -317,22 +363,20 @@ def _identity(run: Run) -> dict[str, Any]:
     return run.config | {"layers": [layer.name for layer in run.strided_layers]}
 
 
-def _parts(path: Path) -> dict[int, Path]:
-    """The parts that exist, oldest first: number -> images file."""
-    files = [(file.stem.removeprefix("part-"), file) for file in (path / "images").glob("part-*")]
-    # A "part-00001 (copy).parquet" would count its rows twice.
-    return dict(sorted((int(number), file) for number, file in files if number.isdecimal()))
+def _file(path: Path, kind: str, part: str) -> Path:
+    return path / kind / f"{part}.parquet"
 
 
-def _read(part: Path, kind: str, columns: list[str] | None = None) -> pa.Table:
-    file = part.parents[1] / kind / part.name
-    try:
-        return pq.ParquetFile(file).read(columns)
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(
-            f"{file} cannot be read: delete {part} and run the same command again, which measures "
-            "its images anew"
-        ) from error
+def _verified(file: Path, digest: str) -> bytes:
+    # Parquet's own checksums cover its pages, not what it says of them.
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise OSError("its bytes are not those that were written")
+    return data
+
+
+def _number(part: str) -> int:
+    return int(part.removeprefix("part-"))
 
 
 def _array(name: str, values: Sequence[Any] | np.ndarray) -> pa.Array:

@@ -29,7 +29,7 @@ from aliascope.images import open_images
 from aliascope.latency import bench
 from aliascope.layers import APSPool, LPSPool, TIPSPool
 from aliascope.measure import measure
-from aliascope.models import LoadedModel, load_model, weights_digest
+from aliascope.models import LoadedModel, load_model
 from aliascope.records import Progress, StridedLayer
 from aliascope.runtime import chosen_device, environment
 from aliascope.spectra import alias_violation_ratio
@@ -174,14 +174,12 @@ def compare_methods(
 def _converted(loaded: LoadedModel, method: str) -> LoadedModel:
     recipe = vars(Recipe.parse(method))
     module = antialias(loaded.module, **recipe, example=loaded.example())
-    return replace(
-        loaded, spec=f"{loaded.spec}@{method}", module=module, weights_digest=weights_digest(module)
-    )
+    return replace(loaded, spec=f"{loaded.spec}@{method}", module=module)
 
 
 def _recalibrated(loaded: LoadedModel, images: str | Path, device: str | None) -> LoadedModel:
     module = recalibrate(loaded, images, device=device)
-    return replace(loaded, module=module, weights_digest=weights_digest(module))
+    return replace(loaded, module=module)
 
 
 def _measured(

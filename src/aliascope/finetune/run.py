@@ -225,10 +225,10 @@ def finetune(
     config = settings.to_dict() | {
         "model": student.spec,
         "weights_digest": student.weights_digest,
-        "structure": _structure(student.module),
+        "structure": student.structure_digest,
         "teacher": guide.spec,
         "teacher_digest": guide.weights_digest,
-        "teacher_structure": _structure(guide.module),
+        "teacher_structure": guide.structure_digest,
         "preprocessing": preprocessing.to_dict(),
         "images": source.spec,
         "images_digest": _ids(entries),
@@ -291,11 +291,6 @@ def _opened(images: Source, limit: int | None) -> ImageSource:
 
 def _ids(entries: Sequence[Entry]) -> str:
     return hashlib.sha256("\n".join(entry.id for entry in entries).encode()).hexdigest()
-
-
-def _structure(module: nn.Module) -> str:
-    """Tells networks apart whose weights are alike, such as blur pools of two and three taps."""
-    return hashlib.sha256(repr(module).encode()).hexdigest()[:16]
 
 
 def _cell(value: float | None) -> str:

@@ -14,7 +14,6 @@ leave the rest, or the padding of the downsamplers: `zeros`, `replicate`, `circu
 where there is none). Conversions can be chained: `…@blurpool:3@adaptive:stem`.
 """
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from aliascope.models.catalogues import (
     is_published,
     preprocessing_of,
 )
+from aliascope.models.digests import structure_digest, weights_digest
 from aliascope.models.files import (
     SUFFIX,
     Provenance,
@@ -51,6 +51,7 @@ __all__ = [
     "check_name",
     "load_model",
     "save_model",
+    "structure_digest",
     "weights_digest",
 ]
 
@@ -67,10 +68,18 @@ class LoadedModel:
     """None where the model does not say what its outputs mean."""
     weights: str
     """"pretrained", "random" or the path that they came from."""
-    weights_digest: str
-    """See `weights_digest`."""
     provenance: Provenance | None = None
     """What can be built again; None of a module that was passed as it is."""
+
+    @property
+    def weights_digest(self) -> str:
+        """Of the module as it stands: see `digests.weights_digest`."""
+        return weights_digest(self.module)
+
+    @property
+    def structure_digest(self) -> str:
+        """Of the module as it stands: see `digests.structure_digest`."""
+        return structure_digest(self.module)
 
     def example(self) -> Tensor:
         """A batch of one blank image of the size that the network takes."""
@@ -118,11 +127,11 @@ def load_model(
     preprocessing = plan.preprocessing(module)
     stages = _stages(module, recipes, torch.zeros(1, 3, *preprocessing.crop))
     module, original = _filled(stages, file)
-    digest = weights_digest(module)
     original = saved.weights_digest if saved and file == path else original
-    provenance = Provenance(base, tuple(recipes), original or digest, version("aliascope"))
+    original = original or weights_digest(module)
+    provenance = Provenance(base, tuple(recipes), original, version("aliascope"))
     source = "pretrained" if file in REPAIRED.values() else str(file or weights)
-    return LoadedModel(spec, module, preprocessing, plan.class_names, source, digest, provenance)
+    return LoadedModel(spec, module, preprocessing, plan.class_names, source, provenance)
 
 
 def save_model(model: LoadedModel, path: str | Path, *, half: bool = False) -> None:
@@ -154,8 +163,7 @@ def save_model(model: LoadedModel, path: str | Path, *, half: bool = False) -> N
 
 
 def _wrap(module: nn.Module) -> LoadedModel:
-    name, digest = type(module).__name__, weights_digest(module)
-    return LoadedModel(name, module, preprocessing_of(module), None, "as given", digest)
+    return LoadedModel(type(module).__name__, module, preprocessing_of(module), None, "as given")
 
 
 def _parts(spec: str) -> tuple[str, list[str]]:
@@ -203,16 +211,6 @@ def _filled(stages: Iterator[nn.Module], file: Path | None) -> tuple[nn.Module, 
     if state is not None and file:
         load_state(module, state, file)  # says what does not fit
     return module, original
-
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of a network's state_dict."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 @contextmanager
