@@ -103,7 +103,8 @@ def _tf32_settings(*, allowed: bool) -> list[tuple[Any, str, Any]]:
     places = (cudnn.conv, cudnn.rnn, matmul)
     if all((place.fp32_precision == "tf32") == allowed for place in places):
         return []
-    settings = [(place, "fp32_precision", "tf32" if allowed else "ieee") for place in places]
+    value = "tf32" if allowed else "ieee"
+    settings: list[tuple[Any, str, Any]] = [(place, "fp32_precision", value) for place in places]
     # Reading the old setting raises where it and the new ones differ, and `cudnn.flags` in a
     # model's forward reads it. Setting it overrides the new ones, so it comes first.
     with suppress(RuntimeError), _silent():
