@@ -436,7 +436,7 @@ class TestLosses:
         x = torch.rand(1, 3, 16, 16)
         converted = antialias(net, example=x)
         assert "1.0" in dict(converted.named_modules())
-        passed = [Runner(m, None, features=["1"])(x).features["1"] for m in (net, converted)]
+        passed = [Runner(m, "fp32", features=["1"])(x).features["1"] for m in (net, converted)]
         assert torch.equal(*passed)
 
     def test_what_can_be_penalised(self, net):
@@ -452,8 +452,8 @@ class TestLosses:
         plan = some_settings(**changes)
         layers = penalised(strided_layers(net, torch.zeros(1, 3, 16, 16)), ["conv", "stem"])
         maps = ["conv", "head"]
-        student = Runner(net, None, maps, layers if plan.alias_penalty else ())
-        return Objective(student, Runner(make_net(1), None, maps), plan, SMALL)
+        student = Runner(net, "fp32", maps, layers if plan.alias_penalty else ())
+        return Objective(student, Runner(make_net(1), "fp32", maps), plan, SMALL)
 
     def test_every_part_is_the_plain_computation(self, net):
         """Consistency compares crops one pixel apart; the penalty is the box AVR."""

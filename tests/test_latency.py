@@ -304,6 +304,7 @@ def test_nothing_left_names_every_failure():
         ({"seconds": -1}, "but are -1"),
         ({"seconds": float("nan")}, "but are nan"),
         ({"device": "cuda:99"}, "choose cpu"),
+        ({"precision": "tf32"}, "^cpu does not compute in tf32, .* choose fp32$"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, sentence):

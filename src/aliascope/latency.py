@@ -10,7 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -25,7 +25,14 @@ from aliascope.errors import AliascopeError, ModelError
 from aliascope.files import plain
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Report
-from aliascope.runtime import AUTOCAST, Precision, chosen_device, environment, failures_named
+from aliascope.runtime import (
+    Precision,
+    chosen_device,
+    computing,
+    environment,
+    failures_named,
+    tf32,
+)
 from aliascope.statistics import median_interval
 from aliascope.taps import evaluating
 from aliascope.text import columns, wrapped
@@ -90,7 +97,8 @@ def bench(
             module is timed itself where it is on the device already, else a copy of it.
         batch_sizes: images a forward.
         seconds: to spend on each batch size, warm-up not counted, but 11 to 200 rounds.
-        precision: fp32 runs the model as it is, bf16 and fp16 under autocast.
+        precision: fp32 runs the model as it is, tf32 with products that CUDA rounds, bf16 and fp16
+            under autocast.
         device: "cpu", "cuda", "cuda:1", …; by default CUDA where there is one.
         weights: "pretrained", "random" or a file.
         seed: of random weights, input and order.
@@ -115,7 +123,7 @@ def bench(
     """
     given = [models] if isinstance(models, str | nn.Module | LoadedModel) else list(models)
     _check(given, batch_sizes, seconds)
-    place = chosen_device(device)
+    place = chosen_device(device, precision)
     labels = list(_labels(given))
     entrants: list[_Entrant] = []
     lost: _Lost = {}
@@ -130,7 +138,7 @@ def bench(
         if progress:
             progress(next(rounds), None)
 
-    with _ready(entrants, place):
+    with _ready(entrants, place, precision):
         for batch in dict.fromkeys(batch_sizes):
             timer = _Timer(batch, place, precision, seed)
             more, lost = _time_batch(entrants, timer, seconds, report)
@@ -185,7 +193,6 @@ class _Timer:
     def prepare(self, entrant: _Entrant) -> Callable[[], float]:
         """Warm up on random images; what is returned times one forward of them, in seconds."""
         shape = (self.batch, 3, *entrant.crop)
-        dtype = AUTOCAST[self.precision]
 
         def guarded() -> Any:
             return _guarded(entrant.label, shape, self.device)
@@ -196,7 +203,7 @@ class _Timer:
 
         def forward() -> None:
             # Autocast is entered anew each time: it would otherwise keep the weights cast.
-            with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
+            with computing(self.precision, self.device):
                 entrant.module(x)
 
         def timed(repeats: int) -> float:
@@ -230,13 +237,14 @@ def _elapsed(forward: Callable[[], None], repeats: int, device: torch.device) ->
 
 
 @contextmanager
-def _ready(entrants: list[_Entrant], device: torch.device) -> Iterator[None]:
+def _ready(entrants: list[_Entrant], device: torch.device, precision: Precision) -> Iterator[None]:
     """Every submodule in eval mode, no gradients, events on the right GPU; all put back."""
     with ExitStack() as stack:
         for entrant in entrants:
             stack.enter_context(evaluating(entrant.module))
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
+            stack.enter_context(tf32(allowed=precision == "tf32"))  # once, not in timed forwards
         stack.enter_context(torch.inference_mode())
         yield
 

@@ -3,8 +3,9 @@
 import platform
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,11 @@ import torch
 
 from aliascope.errors import ModelError
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+"""Of a forward. tf32: float32 whose products CUDA rounds to 10 bits of mantissa; fp32 never is,
+which torch's own default does not say of convolutions."""
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a forward is cast to; None is float32 throughout."""
 
 MODEL_FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
@@ -45,18 +48,96 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def chosen_device(name: str | None) -> torch.device:
+def chosen_device(name: str | None, precision: Precision = "fp32") -> torch.device:
     """The device of that name; without one CUDA where there is one, else the CPU.
 
     Raises:
-        ModelError: there is no such device here.
+        ModelError: there is no such device here, or it has no such precision.
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {name!r} cannot be used here; choose cpu") from error
+    _check(precision, device)
     return device
+
+
+@contextmanager
+def computing(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Forwards in the block run in that precision; settings are put back after it.
+
+    A backward pass must lie outside of autocast, but in `tf32` as its forward does.
+
+    Raises:
+        ModelError: the device has no such precision.
+
+    >>> with computing("bf16", torch.device("cpu")):
+    ...     print((torch.ones(1, 1) @ torch.ones(1, 1)).dtype)
+    torch.bfloat16
+    """
+    _check(precision, device)
+    dtype = AUTOCAST[precision]
+    with ExitStack() as held:
+        if device.type == "cuda":
+            held.enter_context(tf32(allowed=precision == "tf32"))
+        held.enter_context(torch.autocast(device.type, dtype, enabled=dtype is not None))
+        yield
+
+
+@contextmanager
+def tf32(*, allowed: bool) -> Iterator[None]:
+    """Whether CUDA rounds float32 products to TF32 in the block; settings are put back after it."""
+    settings = _tf32_settings(allowed=allowed)
+    with _silent():
+        before = [(place, name, getattr(place, name)) for place, name, _ in settings]
+    _apply(settings)
+    try:
+        yield
+    finally:
+        _apply(before)
+
+
+def _tf32_settings(*, allowed: bool) -> list[tuple[Any, str, Any]]:
+    """Whose attribute is to become what, in that order; none where all is so already."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if not hasattr(cudnn, "conv"):  # torch < 2.9
+        return [(cudnn, "allow_tf32", allowed), (matmul, "allow_tf32", allowed)]
+    places = (cudnn.conv, cudnn.rnn, matmul)
+    if all((place.fp32_precision == "tf32") == allowed for place in places):
+        return []
+    value = "tf32" if allowed else "ieee"
+    settings: list[tuple[Any, str, Any]] = [(place, "fp32_precision", value) for place in places]
+    # Reading the old setting raises where it and the new ones differ, and `cudnn.flags` in a
+    # model's forward reads it. Setting it overrides the new ones, so it comes first.
+    with suppress(RuntimeError), _silent():
+        _ = cudnn.allow_tf32
+        settings.insert(0, (cudnn, "allow_tf32", allowed))
+    return settings
+
+
+def _apply(settings: list[tuple[Any, str, Any]]) -> None:
+    with _silent():
+        for place, name, value in settings:
+            setattr(place, name, value)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Some versions of torch warn of the old API."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _check(precision: Precision, device: torch.device) -> None:
+    if precision == "tf32" and not (
+        device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    ):
+        raise ModelError(
+            f"{device} does not compute in tf32, which takes a CUDA device of capability 8.0 or "
+            "more; choose fp32"
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from aliascope.finetune.losses import distillation
 from aliascope.images import Entry
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
-from aliascope.runtime import Precision, failures_named
+from aliascope.runtime import Precision, computing, failures_named
 from aliascope.stability import logits_of
 
 METRICS = {
@@ -89,7 +89,7 @@ def divergence(
     total, count = 0.0, 0
     for items, pixels in readable_batches(entries, preprocessing, 32):
         x = preprocessing.normalise(pixels.to(device)).contiguous(memory_format=torch.channels_last)
-        with failures_named(model.spec, x.shape):
+        with failures_named(model.spec, x.shape), computing("fp32", device):
             answer, target = (logits_of(runner(x)) for runner in runners)
         total += distillation(answer, target).item() * len(items)
         count += len(items)

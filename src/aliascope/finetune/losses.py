@@ -14,6 +14,7 @@ from aliascope.errors import ModelError
 from aliascope.finetune.settings import Settings
 from aliascope.preprocessing import Preprocessing
 from aliascope.records import StridedLayer
+from aliascope.runtime import Precision, computing
 from aliascope.shifts import ONE_PIXEL
 from aliascope.spectra import alias_violation_ratio
 from aliascope.stability import logits_of
@@ -118,14 +119,14 @@ class Runner:
     """A network, and what is to be read from it while it runs."""
 
     module: nn.Module
-    autocast: torch.dtype | None
+    precision: Precision
     features: Sequence[str] = ()
     """Names of modules whose inputs are read, before a downsampler that surgery put there."""
     layers: Sequence[StridedLayer] = ()
 
     def __call__(self, x: Float[Tensor, "batch chan h w"]) -> Pass:
         """One forward."""
-        dtype, features, ratios = self.autocast, {}, {}
+        features, ratios = {}, {}
         with ExitStack() as held:
             if self.layers:
                 reading = tap(self.module, self.layers, read=_read_ratio)
@@ -134,7 +135,7 @@ class Runner:
                 module = self.module.get_submodule(name)
                 keep = partial(features.__setitem__, name)
                 held.enter_context(_input_of(module, keep))
-            held.enter_context(torch.autocast(x.device.type, dtype, enabled=dtype is not None))
+            held.enter_context(computing(self.precision, x.device))
             logits = logits_of(self.module(x))
         return Pass(logits.float(), features, ratios=list(ratios.values()))
 

@@ -16,7 +16,7 @@ from aliascope.finetune.data import readable_batches
 from aliascope.images import Entry, ImageSource, open_images
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
-from aliascope.runtime import chosen_device, failures_named
+from aliascope.runtime import chosen_device, computing, failures_named
 from aliascope.taps import evaluating
 
 ENOUGH = 512
@@ -75,7 +75,8 @@ def recalibrate(
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     entries = _of(source, limit)
     batches = readable_batches(entries, preprocessing, batch_size) if norms else ()
-    with evaluating(module), _pooling(norms), failures_named(loaded.spec, preprocessing.crop):
+    named = failures_named(loaded.spec, preprocessing.crop)
+    with evaluating(module), _pooling(norms), named, computing("fp32", place):
         for _, pixels in batches:
             x = preprocessing.normalise(pixels.to(place))
             module(x.contiguous(memory_format=torch.channels_last))

@@ -22,7 +22,7 @@ from aliascope.finetune.settings import Settings
 from aliascope.fusion import fuse_batch_norm
 from aliascope.models import LoadedModel
 from aliascope.preprocessing import Preprocessing
-from aliascope.runtime import AUTOCAST, failures_named
+from aliascope.runtime import failures_named, tf32
 from aliascope.taps import strided_layers
 
 
@@ -52,8 +52,8 @@ class Training:
         if not any(p.requires_grad for p in module.parameters()):
             raise ModelError(f"{student.spec} has no parameter that requires a gradient")
         self.objective = Objective(
-            Runner(module, AUTOCAST[settings.precision], features, layers),
-            Runner(self.guide, AUTOCAST[settings.teacher_precision], features),
+            Runner(module, settings.precision, features, layers),
+            Runner(self.guide, settings.teacher_precision, features),
             settings,
             preprocessing,
         )
@@ -157,7 +157,8 @@ class Training:
             state.optimiser.zero_grad()
             finite = bool(loss.isfinite())
             if finite:
-                state.scaler.scale(loss).backward()
+                with tf32(allowed=self.settings.precision == "tf32"):
+                    state.scaler.scale(loss).backward()
                 state.scaler.unscale_(state.optimiser)
                 weights = state.student.parameters()
                 norm = nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
