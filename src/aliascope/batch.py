@@ -13,9 +13,15 @@ from aliascope.errors import ModelError
 from aliascope.fusion import fuse_batch_norm
 from aliascope.images import Loaded
 from aliascope.models import LoadedModel
-from aliascope.preprocessing import RESIZE_224, Preprocessing
+from aliascope.preprocessing import RESIZE_224, Preprocessing, native_views
 from aliascope.records import StridedLayer
-from aliascope.runtime import AUTOCAST, MODEL_FAILURES, Precision, chosen_device, failures_named
+from aliascope.runtime import (
+    MODEL_FAILURES,
+    Precision,
+    chosen_device,
+    computing,
+    failures_named,
+)
 from aliascope.shifts import Border, cropped_views, shifted_views
 from aliascope.spectra import (
     AVR_VARIANTS,
@@ -46,8 +52,8 @@ class Instrument:
     """Layer name → what it decimates; without those of which that cannot be said."""
     preprocessing: Preprocessing
     device: torch.device
-    autocast: torch.dtype | None
-    """None is float32 throughout."""
+    precision: Precision
+    """Of the forward; ratios are computed in float32 all the same."""
     classes: int | None
     """Number of logits; None where the model is no classifier."""
     border: Border
@@ -58,6 +64,12 @@ class Instrument:
     """Why shifts cannot be compared, or ""."""
     notices: tuple[str, ...]
     """What to know of the model before its figures are read."""
+
+    def seen(self, pixels: Tensor) -> tuple[Tensor, str]:
+        """A decoded picture as `rows_of` takes it, and a note: the part for decoding threads."""
+        if self.border == "native":
+            return native_views(self.preprocessing, pixels)
+        return self.preprocessing(pixels), ""
 
 
 class Rows(NamedTuple):
@@ -88,7 +100,7 @@ def prepare(
     named = {"model": model.preprocessing, "resize224": RESIZE_224}
     preprocessing = preprocess if isinstance(preprocess, Preprocessing) else named[preprocess]
     example = torch.zeros(1, 3, *preprocessing.crop)
-    place = chosen_device(device)
+    place = chosen_device(device, precision)
     with failures_named(model.spec, example.shape):
         module = fuse_batch_norm(model.module, example)
         module = module.to(place).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -96,7 +108,8 @@ def prepare(
         layers = recorded.strided_layers()
         found, missing = decimations(module, recorded)
         output, singly = _alone(module, layers, example.to(place))
-    notices = [f"{name}: what it decimates is not measured: {why}" for name, why in missing.items()]
+    notices = [preprocessing.notice] if preprocessing.notice else []
+    notices += [f"{name}: what it decimates is not measured: {x}" for name, x in missing.items()]
     if singly:
         notices.append("what else is in a batch changes the maps: each view is measured alone")
     classes, no_classifier = None, ""
@@ -115,7 +128,7 @@ def prepare(
         decimations=found,
         preprocessing=preprocessing,
         device=place,
-        autocast=AUTOCAST[precision],
+        precision=precision,
         classes=classes,
         border=border,
         singly=singly,
@@ -171,7 +184,7 @@ def rows_of(instrument: Instrument, batch: Sequence[Loaded], *, labels_fit: bool
     >>> from aliascope.models import load_model
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     >>> instrument = prepare(load_model(net), device="cpu")
-    >>> loaded = loaded_ahead(open_images("photos", limit=2).entries(), instrument.preprocessing)
+    >>> loaded = loaded_ahead(open_images("photos", limit=2).entries(), instrument.seen)
     >>> rows = rows_of(instrument, list(loaded), labels_fit=False)
     >>> rows.images["image_id"], rows.layers["avr"].shape
     (['astronaut.png#0-0', 'astronaut.png#0-1'], (2, 1))
@@ -261,10 +274,9 @@ def _forward(instrument: Instrument, views: Tensor, unshifted: int) -> tuple[Any
         decimation = instrument.decimations.get(layer.name)
         return figures | (_sampled(decimation, own, unshifted) if decimation else {})
 
-    kind = instrument.device.type
-    autocast = torch.autocast(kind, instrument.autocast, enabled=instrument.autocast is not None)
     layers = instrument.layers if unshifted else ()
-    with tap(instrument.module, layers, read=read) as tapped, autocast:
+    precisely = computing(instrument.precision, instrument.device)
+    with tap(instrument.module, layers, read=read) as tapped, precisely:
         output = instrument.module(views.contiguous(memory_format=torch.channels_last))
     undefined = views.new_full((unshifted,), torch.nan, dtype=torch.float32)
     each = [tapped.inputs.get(layer.name, {}) for layer in layers]

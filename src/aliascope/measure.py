@@ -7,7 +7,6 @@ batch run one forward over the images and their shifted views, with the taps ope
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from torch.utils.data import Dataset
 
 from aliascope.batch import Instrument, Ops, prepare, rows_of
 from aliascope.errors import ImageError, ModelError
-from aliascope.images import ImageSource, Loaded, loaded_ahead, open_images
+from aliascope.images import ImageSource, Loaded, batches, open_images
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
 from aliascope.records import Report
@@ -88,6 +87,7 @@ def measure(
         "model": loaded.spec,
         "weights": loaded.weights,
         "weights_digest": loaded.weights_digest,
+        "structure": loaded.structure_digest,
         "images": source.spec,
         "images_digest": source.digest,
         "limit": source.limit,
@@ -107,15 +107,13 @@ def measure(
         done = len(writer.measured)
         report = progress or (lambda *_: None)
         report(done, source.count)
-        decoded = loaded_ahead(todo, instrument.preprocessing)
-        while batch := list(islice(decoded, sizes.current)):
-            for item in batch:
-                if item.pixels is None:
-                    writer.skip(item.entry.id, item.note)
-            if readable := [item for item in batch if item.pixels is not None]:
+        for readable, others in batches(todo, instrument.seen, lambda: sizes.current):
+            for item in others:
+                writer.skip(item.entry.id, item.note)
+            if readable:
                 _add_batch(writer, instrument, readable, sizes, labels_fit=fits)
             writer.run.info["batch_size"] = sizes.current
-            done += len(batch)
+            done += len(readable) + len(others)
             report(done, source.count)
         if len(writer.run.skipped) == done:
             reason = writer.run.skipped[0]["reason"] if done else "it yielded none"

@@ -159,7 +159,7 @@ def _resize(band: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
         return band
     method = PIL.Image.Resampling[interpolation.upper()]
     plane = PIL.Image.fromarray(band.cpu().numpy())  # of mode L, or F for floats
-    return torch.from_numpy(np.array(plane.resize(size[::-1], method)))
+    return torch.from_numpy(np.array(plane.resize((size[1], size[0]), method)))
 
 
 def native_views(

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from aliascope.errors import ImageError
-from aliascope.images import Entry, Loaded, in_threads, loaded_ahead
+from aliascope.images import Entry, Loaded, batches, in_threads
 from aliascope.preprocessing import Preprocessing
 
 _LOG_RATIO = math.log(4 / 3)
@@ -198,13 +198,14 @@ def readable_batches(
         ImageError: none can be read.
     """
     reason, some = "it yielded none", False
-    decoded = loaded_ahead(entries, preprocessing)
-    while batch := list(islice(decoded, batch_size)):
-        pixels = [item.pixels for item in batch if item.pixels is not None]
-        reason = next((item.note for item in batch if item.pixels is None), reason)
-        if pixels:
+    for readable, others in batches(entries, preprocessing, lambda: batch_size):
+        reason = next((item.note for item in others), reason)
+        if readable:
             some = True
-            yield [item for item in batch if item.pixels is not None], torch.stack(pixels)
+            yield (
+                readable,
+                torch.stack([x for x in (item.pixels for item in readable) if x is not None]),
+            )
     if not some:
         raise ImageError(f"no image of the source can be used: {reason}")
 

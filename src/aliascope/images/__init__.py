@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from aliascope.errors import ImageError
-from aliascope.images.ahead import Loaded, in_threads, loaded_ahead
+from aliascope.images.ahead import Loaded, batches, in_threads, loaded_ahead
 from aliascope.images.datasets import from_dataset, from_torchvision
 from aliascope.images.decoding import MAX_PIXELS, decode, explained
 from aliascope.images.files import from_class_folders, from_imagenet, from_path
@@ -23,6 +23,7 @@ __all__ = [
     "ImageSource",
     "Loaded",
     "Skipped",
+    "batches",
     "decode",
     "in_threads",
     "loaded_ahead",

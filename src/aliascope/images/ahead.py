@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -25,9 +26,27 @@ class Loaded(NamedTuple):
     """What was converted, or why there are no pixels."""
 
 
-def loaded_ahead(
-    entries: Iterable[Entry], transform: Callable[[Tensor], Tensor]
-) -> Iterator[Loaded]:
+Transform = Callable[[Tensor], Tensor | tuple[Tensor, str]]
+"""Makes what a network takes of a decoded picture, with a note where there is something to say."""
+
+
+def batches(
+    entries: Iterable[Entry], transform: Transform, size: Callable[[], int]
+) -> Iterator[tuple[list[Loaded], list[Loaded]]]:
+    """Pictures made ready, so many at a time as `size` says then: readable ones, and the others.
+
+    >>> from aliascope.images import open_images
+    >>> entries = open_images("photos", limit=3).entries()
+    >>> [len(readable) for readable, _ in batches(entries, lambda x: x, lambda: 2)]
+    [2, 1]
+    """
+    loaded = loaded_ahead(entries, transform)
+    while batch := list(islice(loaded, size())):
+        readable = [item for item in batch if item.pixels is not None]
+        yield readable, [item for item in batch if item.pixels is None]
+
+
+def loaded_ahead(entries: Iterable[Entry], transform: Transform) -> Iterator[Loaded]:
     """Decode and transform pictures in threads, in order, a bounded number ahead.
 
     An ImageError of either becomes the note of a picture without pixels.
@@ -36,7 +55,9 @@ def loaded_ahead(
     def load(entry: Entry) -> Loaded:
         try:
             pixels, note = entry.load()
-            return Loaded(entry, transform(pixels), note)
+            made = transform(pixels)
+            seen, more = made if isinstance(made, tuple) else (made, "")
+            return Loaded(entry, seen, ", ".join(filter(None, [note, more])))
         except ImageError as error:
             return Loaded(entry, None, str(error))
 
