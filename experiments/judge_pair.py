@@ -14,9 +14,8 @@ import pandas as pd
 import torch
 
 from aliascope import load_model, open_images
-from aliascope.finetune.data import readable_batches
-from aliascope.fusion import fuse_batch_norm
-from aliascope.shifts import cropped_views, shifted_views
+from aliascope.batch import prepare, view_logits
+from aliascope.images import batches
 from aliascope.stability import matched_instability, stability
 from aliascope.statistics import paired
 
@@ -38,67 +37,50 @@ def main():
         "unused": unused,
         "unused, ImageNet validation": [e for e in unused if e.id.startswith("val_")],
     }
-    models = [load_model(spec) for spec in ("efficientnet_lite0", given.model)]
+    specs = "efficientnet_lite0", given.model
     tables = []
     for name, entries in sets.items():
-        table = judged(models, entries)
+        table = judged(specs, entries)
         tables.append(table.assign(set=name, images=len(entries)).reset_index(names="figure"))
         print(name, table.round(4).to_string(), sep="\n", flush=True)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     pd.concat(tables).to_csv(OUT, index=False)
 
 
-def judged(models, entries):
+def judged(specs, entries):
     """A row a figure: both means, and how the second model differs."""
-    (items, circular, crop), (_, other_circular, other_crop) = (seen(m, entries) for m in models)
-    before, after = (
-        figures(z, c, items) for z, c in ((circular, crop), (other_circular, other_crop))
-    )
-    sure = before["confidence"].mean()
-    before["SIS at equal confidence"] = before["SIS"]
-    after["SIS at equal confidence"] = matched_instability(other_circular, sure)[0].numpy()
-    before["as the original"], after["as the original"] = 1.0, same(circular, other_circular)
+    tables = [pd.DataFrame(), pd.DataFrame()]
+    for border in ("crop", "native", "circular"):
+        items, before = seen(specs[0], entries, border)
+        _, after = seen(specs[1], entries, border)
+        sure = stability(before)["confidence"].mean().item()
+        equal = matched_instability(after, sure)[0]
+        for table, logits, matched in (tables[0], before, None), (tables[1], after, equal):
+            each = stability(logits)
+            if border == "crop":  # what is said of the picture itself hardly depends on it
+                labels = [item.entry.label for item in items]
+                if None not in labels:
+                    table["top-1"] = (each["prediction"].numpy() == labels).astype(float)
+                table["as the original"] = before[0].argmax(-1).eq(each["prediction"]).double()
+                table["confidence"] = each["confidence"]
+            table[f"logit instability, {border}"] = each["logit_instability"]
+            table[f"agreement, {border}"] = each["agreement"]
+            table[f"SIS, {border}"] = each["sis"]
+            table[f"SIS at equal confidence, {border}"] = (
+                each["sis"] if matched is None else matched
+            )
     groups = [item.entry.group for item in items]
-    return paired(before, after[before.columns], groups)[COLUMNS]
+    return paired(*tables, groups)[COLUMNS]
 
 
-@torch.no_grad()
-def seen(model, entries):
-    """Readable pictures and the logits (views, B, K) of circular and of crop shifts."""
-    network = fuse_batch_norm(model.module, model.example())
-    preprocessing = model.preprocessing
-    items, logits = [], ([], [])
-    for batch, wide in readable_batches(entries, preprocessing.widened(1), 8):
-        items += batch
-        x = preprocessing.normalise(wide)
-        still = x[..., 1:-1, 1:-1]
-        views = (shifted_views(still), cropped_views(x))
-        for kept, shown in zip(logits, views, strict=True):
-            z = network(shown.contiguous(memory_format=torch.channels_last))
-            kept.append(z.unflatten(0, (5, len(batch))))
-    return items, *(torch.cat(parts, dim=1) for parts in logits)
-
-
-def figures(circular, crop, items):
-    """A row a picture."""
-    each = {name: column.numpy() for name, column in stability(circular).items()}
-    table = pd.DataFrame(
-        {
-            "SIS": each["sis"],
-            "logit instability": each["logit_instability"],
-            "agreement": each["agreement"],
-            "agreement, crop": stability(crop)["agreement"].numpy(),
-            "confidence": each["confidence"],
-        }
-    )
-    labels = [item.entry.label for item in items]
-    if None not in labels:
-        table.insert(0, "top-1", (each["prediction"] == labels).astype(float))
-    return table
-
-
-def same(one, other):
-    return (one[0].argmax(-1) == other[0].argmax(-1)).double().numpy()
+def seen(spec, entries, border):
+    """Readable pictures, and the logits (views, B, K) under one kind of shifts."""
+    instrument = prepare(load_model(spec), border=border)
+    items, logits = [], []
+    for readable, _ in batches(entries, instrument.seen, lambda: 4):
+        items += [item._replace(pixels=None) for item in readable]
+        logits.append(view_logits(instrument, torch.stack([item.pixels for item in readable])))
+    return items, torch.cat(logits, dim=1)
 
 
 if __name__ == "__main__":

@@ -90,9 +90,9 @@ def prepare(
     ops: Ops = "all",
     precision: Precision = "fp32",
     device: str | None = None,
-    border: Border = "circular",
+    border: Border | None = None,
 ) -> Instrument:
-    """Make a loaded model ready to measure; arguments as for `measure`.
+    """Make a loaded model ready to measure; arguments as for `measure`, whose shifts are `border`.
 
     Raises:
         ModelError: the model fails on a blank image, or there is no such device.
@@ -119,6 +119,10 @@ def prepare(
         no_classifier = str(error)
         notices.append(no_classifier)
         border = "circular"  # no shifts at all
+    if border is None:
+        border = "crop" if preprocessing.room else "circular"
+        if not preprocessing.room:
+            notices.append("the crop is all of the resized picture: shifts are circular, not of it")
     if border == "crop":
         preprocessing = preprocessing.widened(1)
     chosen = tuple(layer for layer in layers if ops == "all" or layer.kind in _CONV_KINDS)
@@ -226,10 +230,7 @@ def measure_batch(
         Image columns, name → (B,), as `stability` names them (empty for what is no classifier),
         and layer columns, `LAYER_COLUMNS` → (B, L).
     """
-    if instrument.device.type == "cuda":
-        images = images.pin_memory()
-    views = _views(instrument, images.to(instrument.device, non_blocking=True))
-    count = len(images)
+    views, count = _views(instrument, images), len(images)
     parts = views.split(1) if instrument.singly else [views]
     outputs, columns = [], []
     for start, part in enumerate(parts):
@@ -252,8 +253,28 @@ def measure_batch(
     )
 
 
+@torch.inference_mode()
+def view_logits(
+    instrument: Instrument, images: Float[Tensor, "batch *views chan height width"]
+) -> Float[Tensor, "views batch classes"]:
+    """What a classifier says of a batch and its shifted views, as `stability` takes it.
+
+    >>> from aliascope.models import load_model
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> view_logits(prepare(load_model(net), device="cpu"), torch.rand(2, 3, 226, 226)).shape
+    torch.Size([5, 2, 8])
+    """
+    views = _views(instrument, images)
+    parts = views.split(1) if instrument.singly else [views]
+    logits = torch.cat([logits_of(_forward(instrument, part, 0)[0]) for part in parts])
+    return logits.unflatten(0, (-1, len(images))).cpu()
+
+
 def _views(instrument: Instrument, images: Tensor) -> Tensor:
-    """All views, normalised: view by view, the unshifted one first."""
+    """All views on the device, normalised: view by view, the unshifted one first."""
+    if instrument.device.type == "cuda":
+        images = images.pin_memory()
+    images = images.to(instrument.device, non_blocking=True)
     if images.ndim == 5:
         views = instrument.preprocessing.normalise(images.transpose(0, 1).flatten(0, 1))
         return views if instrument.classes else views[: len(images)]

@@ -35,7 +35,7 @@ def measure(
     ops: Ops = "all",
     precision: Precision = "fp32",
     device: str | None = None,
-    shifts: Border = "circular",
+    shifts: Border | None = None,
     batch_size: int | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -57,8 +57,10 @@ def measure(
             pools, as published.
         precision: of the forward pass; ratios are computed in float32 all the same.
         device: "cpu", "cuda", "cuda:1", …; by default CUDA where there is one.
-        shifts: "circular", as published, or "crop": the window moves over the photograph, so that
-            no border is torn; needs a crop smaller than the resized picture.
+        shifts: how the picture moves by one pixel. "crop", the default where the crop leaves room:
+            the window moves over the photograph by one of the network's pixels. "native": by one of
+            the photograph's own, before the resize, as a camera moves. "circular", as published:
+            the picture is rolled, which tears its border.
         batch_size: images per forward; by default the fastest, found by timing real batches. The
             figures do not depend on it beyond 1e-5.
         limit: at most so many images.

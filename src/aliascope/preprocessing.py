@@ -120,14 +120,19 @@ class Preprocessing:
         mean, std = (torch.tensor(v, device=images.device) for v in (self.mean, self.std))
         return (images - mean[:, None, None]) / std[:, None, None]
 
+    @property
+    def room(self) -> int:
+        """Pixels that a resized picture surely has on each side of the crop."""
+        pairs = zip(self.crop, self.resize * 2, strict=False)
+        return max(min((have - side) // 2 for side, have in pairs), 0)
+
     def widened(self, margin: int) -> "Preprocessing":
         """The same crop with so many pixels more on each side.
 
         Raises:
             ModelError: the resized picture has no such pixels.
         """
-        pairs = zip(self.crop, self.resize * 2, strict=False)
-        if any(have < side + 2 * margin for side, have in pairs):
+        if self.room < margin:
             raise ModelError(
                 f"crop shifts need {margin} pixel around the crop, but {self.crop} is cut out of "
                 f"{self.resize}: choose circular shifts, or a preprocessing with a larger resize"
