@@ -219,7 +219,7 @@ def test_table():
             "correct": [True, False, None],
         }
         avr = np.array([[0.1, 0.2, np.nan], [0.3, 0.4, np.nan], [0.5, 0.6, np.nan]])
-        writer.add(images, {"avr": avr, "avr_box": avr / 2})
+        writer.add(images, {"sampled_avr": avr, "avr": avr / 2})
         for k in range(7):
             writer.skip(f"{k}.png", "truncated")
         writer.notice("the model is no classifier " * 5)
@@ -232,10 +232,10 @@ agreement                0.7500 ± 0.2500
 logit instability        –
 accuracy                 0.5000
 
-layer                    kind           stride  AVR              AVR box band     AVR without DC
-conv1                    patch_embed    4       0.3000 ± 0.2000  0.1500 ± 0.1000  –
-…f.a.module.interpolate  interpolate    1.33    0.4000 ± 0.2000  0.2000 ± 0.1000  –
-pool                     max_blur_pool  2×1     –                –                –
+layer                    kind           stride  sampled AVR      alias share  read AVR
+conv1                    patch_embed    4       0.3000 ± 0.2000  –            0.1500 ± 0.1000
+…f.a.module.interpolate  interpolate    1.33    0.4000 ± 0.2000  –            0.2000 ± 0.1000
+pool                     max_blur_pool  2×1     –                –            –
 
 notice: the model is no classifier the model is no classifier the model is no classifier the model
   is no classifier the model is no classifier
@@ -251,7 +251,7 @@ skipped 4.png: truncated
 def test_the_table_fits_a_hundred_columns_and_the_dictionary_is_json():
     stride, name = (4 / 3, 5 / 3), "a.very.long.name" * 9
     with RunWriter(None, CONFIG, [layer(name, 0, stride, "max_blur_pool")], {}) as writer:
-        metrics = {metric: np.array([[0.1], [0.2]]) for metric in ("avr", "avr_box", "avr_ac")}
+        metrics = {metric: np.array([[0.1], [0.2]]) for metric in ("sampled_avr", "alias_share", "avr")}
         writer.add({"image_id": ["a", "b"], "correct": [True, None]}, metrics)
         writer.skip("x" * 150, "y " * 99)
         run = writer.finish()

@@ -60,7 +60,7 @@ _IMAGE_METRICS = {
     "logit_instability": "logit instability",
     "correct": "accuracy",
 }
-_LAYER_METRICS = {"avr": "AVR", "avr_box": "AVR box band", "avr_ac": "AVR without DC"}
+_LAYER_METRICS = {"sampled_avr": "sampled AVR", "alias_share": "alias share", "avr": "read AVR"}
 
 
 @dataclass(eq=False, repr=False)
@@ -172,7 +172,8 @@ class Run:
 
     def __str__(self) -> str:
         summary = self.to_dict()
-        head = f"{self.model} on {self.config.get('images', 'images')}: "
+        moved = f", {self.config['border']} shifts" if "border" in self.config else ""
+        head = f"{self.model} on {self.config.get('images', 'images')}{moved}: "
         head += f"{summary['measured']} images measured, {len(self.skipped)} skipped, {self.state}"
         means = [[text, _cell(summary["metrics"][key])] for key, text in _IMAGE_METRICS.items()]
         layers = [["layer", "kind", "stride", *_LAYER_METRICS.values()]]
@@ -225,8 +226,8 @@ class RunWriter:
         logit instability        –
         accuracy                 –
         <BLANKLINE>
-        layer  kind  stride  AVR              AVR box band  AVR without DC
-        conv1  conv  2       0.0035 ± 0.0007  –             –
+        layer  kind  stride  sampled AVR  alias share  read AVR
+        conv1  conv  2       –            –            0.0035 ± 0.0007
         <BLANKLINE>
         skipped c: truncated
     """

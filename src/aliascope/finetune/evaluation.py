@@ -24,7 +24,7 @@ METRICS = {
     "agreement": "agreement",
     "logit_instability": "logit instability",
     "confidence": "confidence",
-    "avr_box": "AVR box band",
+    "alias_share": "alias share",
 }
 """Columns of the history, each with its heading."""
 
