@@ -13,6 +13,7 @@ from aliascope.images.ahead import Loaded, batches, in_threads, loaded_ahead
 from aliascope.images.datasets import from_dataset, from_torchvision
 from aliascope.images.decoding import MAX_PIXELS, decode, explained
 from aliascope.images.files import from_class_folders, from_imagenet, from_path
+from aliascope.images.labels import labels_fit
 from aliascope.images.photos import from_photos
 from aliascope.images.source import Entry, ImageSource, Skipped
 from aliascope.images.streams import from_hugging_face, from_webdataset
@@ -26,6 +27,7 @@ __all__ = [
     "batches",
     "decode",
     "in_threads",
+    "labels_fit",
     "loaded_ahead",
     "open_images",
 ]
