@@ -62,7 +62,8 @@ def open_images(
     | `wds:SHARDS` | local WebDataset tar files; braces and wildcards allowed | `cls` |
     | a data set | (PIL image or tensor, label) pairs, as torchvision has them | yes |
 
-    Class folders take turns, one picture each, so that a limited part still holds every class.
+    Class folders take turns, one picture each, so that a limited part still holds every class. An
+    empty or negative label is unknown. Links are followed, but no picture is listed twice.
 
     Args:
         source: one of the above; `./photos` is a folder that is called like a kind.
@@ -72,7 +73,7 @@ def open_images(
         The source; no picture is decoded yet.
 
     Raises:
-        ImageError: there is no such source, or no picture in it.
+        ImageError: there is no such source, no picture in it, or no sense in its labels.
 
     >>> source = open_images("photos", limit=5)
     >>> [image.id for image in source][3:]

@@ -37,7 +37,8 @@ def find(root: Path, pattern: str, endings: Collection[str]) -> Found:
     parts = pattern.split("/")
     if "**" in parts:
         depth = parts.index("**")
-        starts = sorted(glob("/".join(parts[:depth]), root_dir=root)) if depth else [""]  # noqa: PTH207 - leaves out what is hidden
+        head = "/".join([*parts[:depth], ""])  # ends in a slash: folders only
+        starts = sorted(name.rstrip("/") for name in glob(head, root_dir=root)) if depth else [""]  # noqa: PTH207 - leaves out what is hidden
         walked = _walk(root, starts, again, unreadable)
         found = [pair for pair in walked if _matches(pair[0].split("/")[depth:], parts[depth:])]
     else:
@@ -81,8 +82,6 @@ def _walk(
         try:
             with os.scandir(root / name) as entries:
                 children = sorted(entries, key=lambda entry: entry.name)
-        except NotADirectoryError:
-            continue
         except OSError:
             if not name:
                 raise
