@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from aliascope.errors import ImageError
-from aliascope.images import MAX_PIXELS, decode, open_images, photos
+from aliascope.images import MAX_PIXELS, decode, labels_fit, open_images, photos
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
@@ -299,6 +299,16 @@ class TestFolder:
         (image,) = open_images(tmp_path)
         assert image.id == r"caf\udce9.png"
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+    def test_no_two_names_have_one_id(self, tmp_path):
+        names = [b"bad\xff.png", rb"bad\udcff.png", rb"bad\\udcff.png", b"a\\\xff.png", rb"a\b.png"]
+        for name in names:
+            save(tmp_path / os.fsdecode(name))
+        found = ids(open_images(tmp_path))
+        assert len(set(found)) == len(names)
+        assert r"a\b.png" in found
+        assert all(name.encode() for name in found)
+
     def test_home(self, folder, monkeypatch):
         monkeypatch.setenv("HOME", str(folder.parent))
         assert open_images("~/pictures").count == 3
@@ -322,10 +332,381 @@ class TestLabelsBesideAFolder:
         source = self.table(folder, "a,b\n1,2\n")
         assert (source.classes, next(iter(source)).label) == (None, None)
 
-    @pytest.mark.parametrize("row", ["b.png,cat", "b.png"])
-    def test_a_bad_label_is_named(self, folder, row):
-        with pytest.raises(ImageError, match=r"pictures\.csv cannot be read .* whole numbers"):
-            self.table(folder, f"file,label\n{row}\n")
+    @pytest.mark.parametrize(
+        ("row", "cause"),
+        [
+            ("b.png,cat", "line 3: 'cat' is no whole number below 2.63"),
+            ("b.png,1.5", "line 3: '1.5' is no whole number"),
+            ("b.png,1_0", "line 3: '1_0' is no whole number"),
+            ("b.png,9223372036854775808", "line 3: '9223372036854775808' is no whole number"),
+            ("b.png", "line 3 has no label or no file"),
+            (f'"{"x" * 200_000}",0', r"field larger than field limit \(131072\)"),
+            ('"b.png,0', "unexpected end of data"),
+        ],
+        ids=["word", "fraction", "underscore", "64 bits", "short", "huge field", "open quote"],
+    )
+    def test_what_cannot_be_read_is_named_with_its_line(self, folder, row, cause):
+        sentence = rf"pictures\.csv cannot be read as a table of labels; write .* \({cause}"
+        with pytest.raises(ImageError, match=sentence):
+            self.table(folder, f"file,label\na/z.JPG,0\n{row}\n")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "file;label\nb.png;1\na/z.JPG;0\na-b/c.gif;2\n",
+            "file\tlabel\nb.png\t1\na/z.JPG\t0\na-b/c.gif\t2\n",
+            "file, label\nb.png, 1\na/z.JPG , 0 \na-b/c.gif, 2\n",
+            "File,LABEL\nb.png,1\na/z.JPG,0\na-b/c.gif,2\n",
+            '"file","label"\n"b.png","1"\n"a/z.JPG","0"\n\n"a-b/c.gif","2"\n\n',
+            "\nfile,label\r\nb.png,1\r\na/z.JPG,0\r\na-b/c.gif,2\r\n",
+            "file,label\rb.png,1\ra/z.JPG,0\ra-b/c.gif,2\r",
+            "file,label\n./b.png,1\n./a/z.JPG,0\n.//a-b/c.gif,2\n",
+            "file,label\npictures/b.png,1\npictures/a/z.JPG,0\n./pictures/a-b/c.gif,2\n",
+            "file,label\n{folder}/b.png,1\n{folder}/a/z.JPG,0\n{folder}/a-b/c.gif,2\n",
+            "file,label\nb.png,1\na\\z.JPG,0\n.\\pictures\\a-b\\c.gif,2\n",
+            "file,label\nb.png,1.0\na/z.JPG,0.\na-b/c.gif,+2\n",
+        ],
+    )
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+    def test_every_way_to_write_it(self, folder, text, encoding):
+        data = text.replace("{folder}", str(folder)).encode(encoding)
+        folder.with_name("pictures.csv").write_bytes(data)
+        source = open_images(folder)
+        assert [entry.label for entry in source.entries()] == [2, 0, 1]
+        assert source.notices == []
+
+    def test_a_folder_within_that_has_the_same_name(self, folder):
+        """`pictures/x.png` is the picture that lies there, where there is one."""
+        for name in ("x.png", "pictures/x.png"):
+            save(folder / name)
+        source = self.table(folder, "file,label\nx.png,0\npictures/x.png,1\npictures/b.png,2\n")
+        labels = {entry.id: entry.label for entry in source.entries()}
+        assert (labels["x.png"], labels["pictures/x.png"], labels["b.png"]) == (0, 1, 2)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+    def test_names_of_other_alphabets(self, folder):
+        for name in (os.fsdecode(b"caf\xe9.png"), "\u00e9.png"):
+            save(folder / name)
+        rows = b"file,label\ncaf\xe9.png,4\n" + "e\u0301.png,5\n".encode()
+        folder.with_name("pictures.csv").write_bytes(rows)
+        labels = {entry.id: entry.label for entry in open_images(folder).entries()}
+        assert (labels[r"caf\udce9.png"], labels["\u00e9.png"]) == (4, 5)
+
+    @pytest.mark.parametrize("unknown", ["", " ", "-1"])
+    def test_an_unknown_label_is_unknown(self, folder, unknown):
+        source = self.table(folder, f"file,label\nb.png,{unknown}\na/z.JPG,0\na-b/c.gif,2\n")
+        assert [entry.label for entry in source.entries()] == [2, 0, None]
+        assert source.classes == 3
+
+    def test_no_known_label(self, folder):
+        source = self.table(folder, "file,label\nb.png,-1\n")
+        assert (source.classes, labels_fit(source, 10)) == (None, (False, ""))
+
+    def test_rows_of_other_files_are_counted(self, folder):
+        source = self.table(folder, "file,label\nb.png,1\ngone.png,4\nx/b.png,2\n")
+        assert source.notices == [
+            f"2 of the 3 rows of {folder}.csv name no picture of its folder, such as 'gone.png'"
+        ]
+        assert source.classes == 5
+
+    def test_where_no_row_matches_both_sides_are_shown(self, folder):
+        sentence = (
+            rf"no row of {folder}\.csv names a picture of its folder: the table has 'c/b\.png', "
+            r"the folder 'a-b/c\.gif'; write paths below the folder, or rename the table"
+        )
+        with pytest.raises(ImageError, match=sentence):
+            self.table(folder, "file,label\nc/b.png,1\n")
+
+    @pytest.mark.parametrize(
+        ("second", "both"), [("./b.png,2", "1 and 2"), ("b.png,", "1 and none")]
+    )
+    def test_rows_that_contradict_each_other(self, folder, second, both):
+        sentence = f"csv gives 'b.png' two labels, {both}; keep one row a picture"
+        with pytest.raises(ImageError, match=sentence):
+            self.table(folder, f"file,label\nb.png,1\n{second}\n")
+        assert self.table(folder, "file,label\nb.png,1\n./b.png,1\n").count == 3
+
+    @pytest.mark.parametrize("text", ["", "filename,class\nb.png,1\n", "# mine\nfile,label\n"])
+    def test_a_table_without_its_columns_says_so(self, folder, text):
+        source = self.table(folder, text)
+        assert source.notices == [
+            f"{folder}.csv has no columns `file` and `label`: no labels are read from it"
+        ]
+
+
+class TestLabelsFit:
+    def table(self, folder, *labels):
+        names = ["b.png", "a/z.JPG", "a-b/c.gif"]
+        names += [f"{i}.png" for i in range(len(labels) - 3)]
+        rows = [f"{name},{label}" for name, label in zip(names, labels, strict=False)]
+        folder.with_name("pictures.csv").write_text("\n".join(["file,label", *rows]))
+        return open_images(folder)
+
+    @pytest.mark.parametrize(
+        "labels", [(3, 998, 500), (0, 217, 701), (151, 152, -1), (999, 0, 1), range(1000)]
+    )
+    def test_a_part_of_the_networks_classes(self, folder, labels):
+        assert labels_fit(self.table(folder, *labels), 1000) == (True, "")
+
+    @pytest.mark.parametrize(
+        ("labels", "why"),
+        [
+            ((1, 500, 1000), "go up to 1000, the network has 1000 classes: whether an answer is"),
+            (range(10), "run from 0 to 9 without a gap, as those of 10 classes of their own, and"),
+        ],
+    )
+    def test_labels_of_something_else(self, folder, labels, why):
+        fits, notice = labels_fit(self.table(folder, *labels), 1000)
+        assert (fits, notice.startswith(f"the labels of {folder} {why}")) == (False, True)
+
+    def test_most_of_the_networks_classes(self, folder):
+        fits, notice = labels_fit(self.table(folder, 0, 1), 3)
+        assert fits
+        assert notice.endswith(
+            "without a gap: they are taken for the first of the network's 3 classes"
+        )
+
+    def test_class_folders_must_be_as_many(self, tmp_path):
+        for name in ("cat", "dog"):
+            save(tmp_path / name / "1.png")
+        source = open_images(f"imagefolder:{tmp_path}")
+        assert labels_fit(source, 2) == (True, "")
+        fits, notice = labels_fit(source, 1000)
+        assert not fits
+        assert f"{tmp_path} has 2 classes, the network has 1000 classes" in notice
+
+    def test_a_list_is_a_table(self):
+        assert labels_fit(open_images([(picture(), 3), (picture(), 998)]), 1000) == (True, "")
+        assert not labels_fit(open_images([(picture(), 1000)]), 1000)[0]
+
+    def test_a_data_set_that_does_not_say(self):
+        pixels = torch.zeros(2, 3, 4, 4)
+        dataset = torch.utils.data.TensorDataset(pixels, torch.tensor([3, 998]))
+        fits, notice = labels_fit(open_images(dataset), 1000)
+        assert not fits
+        assert "TensorDataset does not say how many classes it has, as a data set does by" in notice
+        dataset.classes = range(1000)
+        assert labels_fit(open_images(dataset), 1000) == (True, "")
+
+    def test_nothing_to_say(self, folder):
+        assert labels_fit(open_images(folder), 1000) == (False, "")
+        assert labels_fit(self.table(folder, 1, 2, 3), None) == (False, "")
+
+
+class TestIdentity:
+    """A run is extended by pictures that came later and refuses those that have changed."""
+
+    def labelled(self, folder, label):
+        folder.with_name("pictures.csv").write_text(f"file,label\nb.png,{label}\n")
+        return open_images(folder)
+
+    def test_a_picture_that_is_replaced(self, folder):
+        before = open_images(folder)
+        known, digest = before.identities(), before.digest
+        assert known == {entry.id: entry.identity for entry in before.entries()}
+        assert open_images(folder).identities() == known
+        known_file = (folder / "b.png").stat()
+        later = known_file.st_mtime_ns + 10**9  # of the same size
+        os.utime(folder / "b.png", ns=(known_file.st_atime_ns, later))
+        after = open_images(folder)
+        assert after.digest != digest
+        changed = [key for key, identity in after.identities().items() if known[key] != identity]
+        assert changed == ["b.png"]
+        os.utime(folder / "b.png", ns=(known_file.st_atime_ns, known_file.st_mtime_ns))
+        with (folder / "b.png").open("ab") as file:  # at the same time
+            file.write(b"more")
+        os.utime(folder / "b.png", ns=(known_file.st_atime_ns, known_file.st_mtime_ns))
+        assert open_images(folder).identities()["b.png"] not in {known["b.png"], None}
+
+    def test_a_label_that_is_edited(self, folder):
+        before, after = (self.labelled(folder, label).identities() for label in (1, 2))
+        assert [key for key in before if before[key] != after[key]] == ["b.png"]
+
+    def test_pictures_that_came_later(self, folder):
+        before = open_images(folder).identities()
+        save(folder / "a" / "new.png")
+        after = open_images(folder).identities()
+        assert after.keys() - before.keys() == {"a/new.png"}
+        assert before.items() <= after.items()
+
+    def test_only_what_is_asked_for_and_nothing_is_decoded(self, folder):
+        (folder / "a" / "z.JPG").write_bytes(b"junk")
+        assert list(open_images(folder, limit=2).identities()) == ["a-b/c.gif", "a/z.JPG"]
+
+    def test_a_picture_that_vanishes_meanwhile(self, folder):
+        source = open_images(folder)
+        (folder / "b.png").unlink()
+        assert source.identities()["b.png"] == "missing, label None"
+
+    def test_photographs_are_known_by_their_content(self, tmp_path, monkeypatch):
+        source = open_images("photos")
+        known = source.identities()
+        assert len(set(known.values())) == len({entry.group for entry in source.entries()}) == 17
+        root = Path(find_spec("skimage").submodule_search_locations[0])
+        copy = tmp_path / "data" / "astronaut.png"
+        copy.parent.mkdir()
+        copy.write_bytes((root / "data" / "astronaut.png").read_bytes())
+        monkeypatch.setattr(photos, "PHOTOS", {"copied/data": ["astronaut.png"]})
+        place = type("Place", (), {"submodule_search_locations": [str(tmp_path)]})
+        monkeypatch.setattr(photos, "find_spec", lambda _: place)
+        elsewhere = open_images("photos").identities()
+        assert elsewhere
+        assert elsewhere.items() <= known.items()
+
+    def test_a_list_in_memory_is_known_by_its_pixels(self):
+        pixels = [torch.full((3, 2, 2), value / 255) for value in (1, 2, 3)]
+        before = open_images([(p, i) for i, p in enumerate(pixels)])
+        later = open_images([(p.clone(), i) for i, p in enumerate([*pixels, pixels[0]])])
+        assert before.identities().items() <= later.identities().items()
+        pixels[1][0, 0, 0] = 0
+        after = open_images([(p, i or 7) for i, p in enumerate(pixels)]).identities()
+        changed = [key for key, identity in before.identities().items() if after[key] != identity]
+        assert changed == ["0"]  # its label; `before` sees the new pixels too
+        assert later.identities()["1"] != after["1"]
+
+
+class Synthetic(torch.utils.data.Dataset):
+    """Pictures that exist only when asked for."""
+
+    classes = range(10)
+
+    def __init__(self, seed, count=20, labels=None):
+        self.seed, self.count, self.targets, self.fetched = seed, count, labels, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        self.fetched.append(index)
+        generator = torch.Generator().manual_seed(1000 * self.seed + index)
+        return torch.rand(3, 4, 4, generator=generator), index % 10
+
+
+class TestIdentityOfADataset:
+    def test_what_distinguishes_it(self):
+        made = [Synthetic(1), Synthetic(2), Synthetic(1, 19), Synthetic(1, labels=[1] * 20)]
+        digests = [open_images(dataset).digest for dataset in made]
+        assert len(set(digests)) == 4
+        assert open_images(Synthetic(1)).digest == digests[0]
+
+    def test_train_and_test_share_no_identity(self):
+        train, test = (open_images(Synthetic(seed)).identities() for seed in (1, 2))
+        assert train.keys() == test.keys()
+        assert not set(train.values()) & set(test.values())
+
+    def test_a_limit_changes_no_identity(self):
+        few, more = (open_images(Synthetic(1), limit=n).identities() for n in (6, 9))
+        assert (len(few), len(more)) == (6, 9)
+        assert few.items() <= more.items()
+
+    def test_it_is_not_read_through(self):
+        dataset = Synthetic(1, 1000)
+        source = open_images(dataset)
+        assert dataset.fetched == []
+        source.identities()
+        source.identities()
+        assert len(dataset.fetched) == 16
+
+    def test_labels_in_arrays_of_any_kind(self):
+        """torchvision's STL10 has an array, MNIST a tensor, long enough to be abbreviated."""
+        digests = set()
+        for kind in (list, np.asarray, torch.tensor):
+            labels = [0] * 5000
+            digests.add(open_images(Synthetic(1, labels=kind(labels))).digest)
+            labels[2500] = 1
+            digests.add(open_images(Synthetic(1, labels=kind(labels))).digest)
+        assert len(digests) == 2
+
+    def test_random_augmentation_does_not_refuse_its_own_run(self):
+        class Augmented(Synthetic):
+            def __getitem__(self, index):
+                return torch.rand(3, 4, 4), index % 10
+
+        assert open_images(Augmented(1)).digest == open_images(Augmented(1)).digest
+
+
+class TestLinks:
+    def test_a_link_to_a_parent_is_not_followed(self, tmp_path):
+        save(tmp_path / "r" / "a" / "x.png")
+        save(tmp_path / "r" / "y.png")
+        save(tmp_path / "stranger.png")
+        (tmp_path / "r" / "a" / "up").symlink_to("..")
+        (tmp_path / "r" / "a" / "further").symlink_to("../..")
+        (tmp_path / "r" / "self").symlink_to("self")
+        for spec in (tmp_path / "r", tmp_path / "r" / "**" / "*.png"):
+            source = open_images(spec)
+            assert ids(source) == ["a/x.png", "y.png"]
+            assert len(source.notices) == 1
+            assert "'a/further' and 1 more below" in source.notices[0]
+        assert ids(open_images(f"imagefolder:{tmp_path / 'r'}")) == ["a/x.png"]
+
+    def test_files_beside_class_folders_are_not_looked_at(self, tmp_path):
+        save(tmp_path / "b" / "1.png")
+        save(tmp_path / "x.png")
+        (tmp_path / "y.png").symlink_to("x.png")
+        source = open_images(f"imagefolder:{tmp_path}")
+        assert (ids(source), source.notices) == (["b/1.png"], [])
+
+    def test_such_a_link_is_no_class(self, tmp_path):
+        save(tmp_path / "b" / "1.png")
+        (tmp_path / "a").symlink_to(".")
+        source = open_images(f"imagefolder:{tmp_path}")
+        assert (ids(source), source.classes) == (["b/1.png"], 1)
+
+    def test_a_link_to_another_folder_is_followed_once(self, tmp_path):
+        save(tmp_path / "far" / "deep" / "1.png")
+        (tmp_path / "r").mkdir()
+        save(tmp_path / "r" / "0.png")
+        for name in ("m", "n"):
+            (tmp_path / "r" / name).symlink_to(tmp_path / "far")
+        source = open_images(tmp_path / "r")
+        assert ids(source) == ["0.png", "m/deep/1.png"]
+        assert "'n' below" in source.notices[0]
+
+    def test_what_lies_there_keeps_its_name(self, tmp_path):
+        save(tmp_path / "r" / "z" / "1.png")
+        save(tmp_path / "r" / "z" / "2.png")
+        (tmp_path / "r" / "a").symlink_to("z")
+        (tmp_path / "r" / "a.png").symlink_to("z/1.png")
+        assert ids(open_images(tmp_path / "r")) == ["z/1.png", "z/2.png"]
+
+    def test_a_link_to_a_file(self, tmp_path):
+        save(tmp_path / "far.png")
+        (tmp_path / "r").mkdir()
+        for name in ("m.png", "n.png"):
+            (tmp_path / "r" / name).symlink_to(tmp_path / "far.png")
+        (tmp_path / "r" / "broken.png").symlink_to("nowhere")
+        assert ids(open_images(tmp_path / "r")) == ["m.png"]
+        assert ids(open_images(tmp_path / "r" / "*.png")) == ["m.png"]
+        (tmp_path / "linked").symlink_to("r")
+        assert ids(open_images(tmp_path / "linked")) == ["m.png"]
+
+    def test_loops_that_multiply_end(self, tmp_path):
+        """Two links up at each level are 2^40 paths to a glob."""
+        for name in ("a", "b", "c"):
+            save(tmp_path / name / "1.png")
+            for other in ("a", "b", "c"):
+                (tmp_path / name / f"to-{other}").symlink_to(f"../{other}")
+        assert ids(open_images(tmp_path)) == ["a/1.png", "b/1.png", "c/1.png"]
+        assert ids(open_images(tmp_path / "[ab]" / "**" / "*")) == [
+            "a/1.png",
+            "a/to-c/1.png",
+            "b/1.png",
+        ]
+
+    def test_a_folder_that_cannot_be_read_is_named(self, folder, monkeypatch):
+        scan = os.scandir
+
+        def refuse(path):
+            if Path(path).name == "a":
+                raise PermissionError
+            return scan(path)
+
+        monkeypatch.setattr("aliascope.images.walking.os.scandir", refuse)
+        source = open_images(folder)
+        assert ids(source) == ["a-b/c.gif", "b.png"]
+        assert "'a' below" in source.notices[0]
+        assert "left out: a folder that cannot be read" in source.notices[0]
 
 
 class TestUnknown:
@@ -414,7 +795,7 @@ class TestDataset:
         assert [(image.id, image.label) for image in images] == [("0", 3), ("1", 1), ("2", None)]
         scaled = [image.pixels if i < 2 else image.pixels * 255 for i, image in enumerate(images)]
         assert all(torch.equal(pixels.byte(), bands) for pixels in scaled)
-        assert (source.count, source.classes, source.spec) == (3, None, "list")
+        assert (source.count, source.classes, source.spec) == (3, 4, "list")
 
     def test_grey_tensor_and_no_label(self):
         (image,) = open_images([torch.full((1, 2, 2), 0.5)])
@@ -436,6 +817,17 @@ class TestDataset:
         source = open_images([(item, 0)])
         assert list(source) == []
         assert source.skipped == [("0", reason)]
+
+    @pytest.mark.parametrize(
+        "label", ["cat", 1.5, 2**63, torch.zeros(4), [{"id": 1}], float("nan")]
+    )
+    def test_a_label_that_is_no_number_is_named_with_its_item(self, label):
+        sentence = "the label of item 1 cannot be read; give .image, whole number. pairs, or images"
+        with pytest.raises(ImageError, match=sentence):
+            list(open_images([(picture(), 0), (picture(), label)]))
+        dataset = Pairs([(picture(), 0), (picture(), label)])
+        with pytest.raises(ImageError, match=sentence):
+            list(open_images(dataset))
 
     def test_what_has_no_length(self):
         stream = torch.utils.data.ChainDataset([])
@@ -494,7 +886,14 @@ class TestHuggingFace:
         source = open_images(f"hf:{root}")
         assert [(image.id, image.label) for image in source] == [("0", 0), ("1", 1)]
         assert [image.id for image in source] == ["0", "1"]  # again from the first
-        assert (source.classes, source.count, source.digest) == (2, None, None)
+        assert (source.classes, source.count, source.identities()) == (2, None, None)
+
+    def test_digest_follows_the_files_and_the_limit(self, root):
+        digests = [open_images(f"hf:{root}", limit=n).digest for n in (None, None, 1)]
+        digests.append(open_images(f"hf:{root}:train").digest)
+        os.utime(root / "validation" / "cat" / "1.png", (1, 1))
+        digests.append(open_images(f"hf:{root}").digest)
+        assert [digests.index(digest) for digest in digests] == [0, 0, 2, 3, 4]
 
     def test_decoding_waits(self, root):
         (root / "validation" / "cat" / "1.png").write_bytes(b"junk")
@@ -565,6 +964,14 @@ class TestWebDataset:
         ]
         assert [skipped.id for skipped in source.skipped] == ["s-1.tar/1"]
         assert (source.count, source.classes) == (None, None)
+
+    def test_digest_follows_the_shards_and_the_limit(self, root):
+        spec = f"wds:{root}/s-0.tar"
+        digests = [open_images(spec, limit=n).digest for n in (None, None, 1)]
+        os.utime(root / "s-0.tar", (1, 1))
+        digests.append(open_images(spec).digest)
+        assert [digests.index(digest) for digest in digests] == [0, 0, 2, 3]
+        assert open_images(spec).identities() is None
 
     def test_shards_of_the_same_name(self, tmp_path):
         for part in ("a", "b"):

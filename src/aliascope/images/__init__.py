@@ -13,6 +13,7 @@ from aliascope.images.ahead import Loaded, batches, in_threads, loaded_ahead
 from aliascope.images.datasets import from_dataset, from_torchvision
 from aliascope.images.decoding import MAX_PIXELS, decode, explained
 from aliascope.images.files import from_class_folders, from_imagenet, from_path
+from aliascope.images.labels import labels_fit
 from aliascope.images.photos import from_photos
 from aliascope.images.source import Entry, ImageSource, Skipped
 from aliascope.images.streams import from_hugging_face, from_webdataset
@@ -26,6 +27,7 @@ __all__ = [
     "batches",
     "decode",
     "in_threads",
+    "labels_fit",
     "loaded_ahead",
     "open_images",
 ]
@@ -60,7 +62,8 @@ def open_images(
     | `wds:SHARDS` | local WebDataset tar files; braces and wildcards allowed | `cls` |
     | a data set | (PIL image or tensor, label) pairs, as torchvision has them | yes |
 
-    Class folders take turns, one picture each, so that a limited part still holds every class.
+    Class folders take turns, one picture each, so that a limited part still holds every class. An
+    empty or negative label is unknown. Links are followed, but no picture is listed twice.
 
     Args:
         source: one of the above; `./photos` is a folder that is called like a kind.
@@ -70,7 +73,7 @@ def open_images(
         The source; no picture is decoded yet.
 
     Raises:
-        ImageError: there is no such source, or no picture in it.
+        ImageError: there is no such source, no picture in it, or no sense in its labels.
 
     >>> source = open_images("photos", limit=5)
     >>> [image.id for image in source][3:]

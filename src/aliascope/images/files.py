@@ -1,15 +1,18 @@
 """Pictures on disk: a folder, a pattern, a file, or a folder for each class."""
 
-import csv
+import os
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from glob import glob
 from itertools import chain, groupby, zip_longest
 from pathlib import Path
 
 from aliascope.errors import ImageError
-from aliascope.images.decoding import decode, explained, extensions
+from aliascope.images.decoding import decode, extensions
+from aliascope.images.labels import labels_beside
 from aliascope.images.source import Entry, ImageSource
+from aliascope.images.walking import Found, find, leads_up
 
 
 def from_path(spec: str) -> ImageSource | None:
@@ -17,13 +20,18 @@ def from_path(spec: str) -> ImageSource | None:
     path = Path(spec).expanduser()
     wild = next((k for k, part in enumerate(path.parts) if set("*?[") & set(part)), None)
     if spec and path.is_dir():
-        labels = _labels_beside(path.absolute())
-        return _listed(path, _pictures(path), labels, max(labels.values(), default=-1) + 1 or None)
+        found = _pictures(path)
+        folder = Path(os.path.abspath(path))  # noqa: PTH100 - a link keeps its own name
+        table = labels_beside(folder, found.names)
+        classes = max(table.distinct, default=-1) + 1 or None
+        source = _listed(path, found.names, table.labels, classes)
+        return replace(source, labels=table.distinct, notices=[*found.notices, *table.notices])
     if path.is_file():
         return _listed(path.parent, [path.name])
     if wild is not None:
         root = Path(*path.parts[:wild])
-        return _listed(root, _pictures(root, "/".join(path.parts[wild:])))
+        found = _pictures(root, "/".join(path.parts[wild:]))
+        return replace(_listed(root, found.names), notices=found.notices)
     return None
 
 
@@ -59,54 +67,57 @@ def from_imagenet(path: str) -> ImageSource:
 def _listed(
     root: Path,
     names: list[str],
-    labels: Mapping[str, int] | None = None,
+    labels: Mapping[str, int | None] | None = None,
     classes: int | None = None,
 ) -> ImageSource:
-    # A file's name need not be valid Unicode; an id must be, or it cannot be stored.
-    ids = [name.encode(errors="backslashreplace").decode() for name in names]
+    ids = [_id(name) for name in names]
 
     def read() -> Iterator[Entry]:
         for key, name in zip(ids, names, strict=True):
-            yield Entry(key, (labels or {}).get(name), key, partial(decode, root / name))
+            file = root / name
+            label = (labels or {}).get(name)
+            yield Entry(key, label, key, partial(decode, file), partial(_stamp, file))
 
     return ImageSource(read, classes, ids)
 
 
-def _pictures(root: Path, pattern: str = "**/*") -> list[str]:
-    # Unlike Path.glob, glob follows links and leaves out what is hidden.
-    found = {Path(name) for name in glob(pattern, root_dir=root, recursive=True)}  # noqa: PTH207
-    names = [name for name in found if name.suffix.lower() in extensions()]
-    names = sorted(name.as_posix() for name in names if (root / name).is_file())
-    if not names:
+def _id(name: str) -> str:
+    # A file's name need not be valid Unicode; an id must be, or it cannot be stored. What looks
+    # like the escape of such a name is escaped too, so that no two names have one id.
+    if re.search(r"[\udc80-\udcff]|\\udc", name):
+        name = name.replace("\\", "\\\\")
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _stamp(file: Path) -> str:
+    try:
+        known = file.stat()
+    except OSError:
+        return "missing"
+    return f"{known.st_size} bytes, {known.st_mtime_ns} ns"
+
+
+def _pictures(root: Path, pattern: str = "**/*") -> Found:
+    found = find(root, pattern, extensions())
+    if not found.names:
         raise ImageError(f"no images found in {root / pattern}; give a folder of .jpg, .png, …")
-    return names
-
-
-def _labels_beside(folder: Path) -> dict[str, int]:
-    """FOLDER.csv; none if there is no such file, or it is a table of something else."""
-    path = folder.with_name(f"{folder.name}.csv")
-    if not path.is_file():
-        return {}
-    wrong = f"{path} cannot be read as a table of labels; write whole numbers from 0"
-    with explained(wrong, ValueError, TypeError), path.open(encoding="utf-8-sig", newline="") as f:
-        rows = csv.DictReader(f)
-        if not {"file", "label"} <= set(rows.fieldnames or ()):
-            return {}
-        return {row["file"]: int(row["label"]) for row in rows}
+    return found
 
 
 def _folders(root: Path) -> list[str]:
     if not root.is_dir():
         raise ImageError(f"{str(root)!r} is no folder; give one that holds a folder for each class")
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    below = (path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    return sorted(path.name for path in below if not leads_up(path))
 
 
 def _in_turn(root: Path, index: Mapping[str, int]) -> ImageSource:
     """One picture of each class in turn, so that a limited part still holds every class."""
-    pictures = _pictures(root, "*/**/*")
-    classes = [list(names) for _, names in groupby(pictures, key=_first_folder)]
+    found = _pictures(root, "*/**/*")
+    classes = [list(names) for _, names in groupby(found.names, key=_first_folder)]
     names = [name for name in chain.from_iterable(zip_longest(*classes)) if name]
-    return _listed(root, names, {name: index[_first_folder(name)] for name in names}, len(index))
+    labels = {name: index[_first_folder(name)] for name in names}
+    return replace(_listed(root, names, labels, len(index)), notices=found.notices)
 
 
 def _first_folder(name: str) -> str:

@@ -22,6 +22,17 @@ class Entry(NamedTuple):
     """The photograph it was cut from; the id itself, unless crops share one."""
     load: Callable[[], Decoded]
     """RGB pixels in [0, 1] and what was converted; raises ImageError. Safe to call in a thread."""
+    stamp: Callable[[], str] = str
+    """What tells its content from another, cheaply: of a file, its size and time of change."""
+
+    @property
+    def identity(self) -> str:
+        """What tells this picture and its label from another of the same id; looked up when asked.
+
+        >>> Entry("a.png", 7, "a.png", lambda: None, lambda: "1234 bytes").identity
+        '1234 bytes, label 7'
+        """
+        return f"{self.stamp()}, label {self.label}"
 
 
 class Skipped(NamedTuple):
@@ -49,18 +60,38 @@ class ImageSource:
     limit: int | None = None
     """At most that many pictures, from the first; None for all."""
     skipped: list[Skipped] = field(default_factory=list)
+    labels: frozenset[int] = frozenset()
+    """All labels of a table, which need not hold every class: `classes` is one more than the
+    highest. Empty where the source itself says how many classes it has."""
+    fingerprint: Callable[[], str] | None = None
+    """What tells it from another of its kind, where pictures are known only once they are read."""
+    notices: list[str] = field(default_factory=list)
+    """What the user should know of the source: what was left out, and labels that match nothing."""
 
     @property
     def count(self) -> int | None:
         """Number of pictures up to the limit, unreadable ones included; None for a stream."""
         return None if self.ids is None else len(self.ids[: self.limit])
 
-    @property
-    def digest(self) -> str | None:
-        """SHA-256 of the ids up to the limit, one a line; None for a stream."""
+    def identities(self) -> dict[str, str] | None:
+        """What each picture up to the limit is known by, by its id; None for a stream.
+
+        None is decoded: those of a data set share its fingerprint.
+        """
         if self.ids is None:
             return None
-        return hashlib.sha256("\n".join(self.ids[: self.limit]).encode()).hexdigest()
+        if self.fingerprint is not None:
+            return dict.fromkeys(self.ids[: self.limit], self.fingerprint())
+        return {entry.id: entry.identity for entry in self.entries()}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the identities up to the limit; of a stream, of its fingerprint and limit."""
+        known = self.identities()
+        if known is None:
+            known = {str(self.limit): self.fingerprint() if self.fingerprint else ""}
+        lines = (f"{key} {identity}" for key, identity in known.items())
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def entries(self) -> Iterator[Entry]:
         """The pictures up to the limit, none decoded."""

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from aliascope.errors import ImageError
-from aliascope.images.datasets import public
 from aliascope.images.decoding import Decoded, decode, explained, extensions
+from aliascope.images.labels import class_number
 from aliascope.images.source import Entry, ImageSource
 
 
@@ -26,7 +26,8 @@ def from_hugging_face(spec: str) -> ImageSource:
     name, _, split = spec.partition(":")
     wrong = f"hf:{name} cannot be opened; give a name on the Hub or a local folder"
     with explained(wrong, OSError, ValueError, RuntimeError, LookupError):
-        splits = datasets.load_dataset(name, streaming=True)
+        builder = datasets.load_dataset_builder(name)
+        splits = builder.as_streaming_dataset()
     split = split or next((s for s in ("validation", "test", "train") if s in splits), min(splits))
     if split not in splits:
         raise ImageError(f"hf:{name} has no split {split!r}; choose from {', '.join(splits)}")
@@ -42,9 +43,12 @@ def from_hugging_face(spec: str) -> ImageSource:
         with explained(f"hf:{name} broke off; run again to continue", OSError):
             for index, row in enumerate(rows):
                 load = partial(_decode_cell, row[column])
-                yield Entry(str(index), public(row.get(label)), str(index), load)
+                yield Entry(str(index), class_number(row.get(label)), str(index), load)
 
-    return ImageSource(read, classes)
+    # Names of files, and of each its time of change, or the repository's revision.
+    files = (builder.config.data_files or {}).get(split, [])
+    origin = f"{split} {list(files)} {getattr(files, 'origin_metadata', '')}"
+    return ImageSource(read, classes, fingerprint=lambda: origin)
 
 
 def from_webdataset(spec: str) -> ImageSource:
@@ -68,7 +72,11 @@ def from_webdataset(spec: str) -> ImageSource:
             for sample in _samples(shard, readers):
                 yield _entry(f"{shard.relative_to(root).as_posix()}/{sample['__key__']}", sample)
 
-    return ImageSource(read)
+    def origin() -> str:
+        known = [(shard.relative_to(root).as_posix(), shard.stat()) for shard in shards]
+        return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in known)
+
+    return ImageSource(read, fingerprint=origin)
 
 
 def _samples(shard: Path, readers: Any) -> Iterator[Mapping[str, Any]]:
@@ -82,7 +90,7 @@ def _samples(shard: Path, readers: Any) -> Iterator[Mapping[str, Any]]:
 def _entry(key: str, sample: Mapping[str, Any]) -> Entry:
     pictures = (data for name, data in sample.items() if Path(f"x.{name}").suffix in extensions())
     with explained(f"wds: the label of {key} cannot be read; write a whole number", ValueError):
-        label = public(sample.get("cls"))
+        label = class_number(sample.get("cls"))
     return Entry(key, label, key, partial(decode, next(pictures, b"")))
 
 
