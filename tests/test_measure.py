@@ -82,7 +82,8 @@ def test_crop_shifts_move_the_window(net, folder):
     inner = Preprocessing(resize=(40,), crop=(32, 32))
     options = {"preprocess": inner, "device": "cpu"}
     run = measure(net, str(folder), shifts="crop", batch_size=5, **options)
-    plain = measure(net, str(folder), batch_size=5, **options)
+    plain = measure(net, str(folder), shifts="circular", batch_size=5, **options)
+    assert measure(net, str(folder), batch_size=5, **options).config == run.config  # the default
     net.eval()
     for image, row in zip(aliascope.open_images(folder), run.images.itertuples(), strict=True):
         wide = inner.normalise(Preprocessing(resize=(40,), crop=(34, 34))(image.pixels)[None])
@@ -163,8 +164,6 @@ def test_a_run_in_a_directory_holds_the_same_rows_and_is_not_measured_twice(
 def test_another_configuration_is_refused_and_the_difference_named(net, folder, tmp_path):
     out = tmp_path / "run"
     measure(net, str(folder), preprocess=SMALL, device="cpu", out=out, limit=3)
-    with pytest.raises(RunError, match="limit: 3 → 4"):
-        measure(net, str(folder), preprocess=SMALL, device="cpu", out=out, limit=4)
     with pytest.raises(RunError, match="precision: fp32 → bf16"):
         measure(
             net, str(folder), preprocess=SMALL, device="cpu", out=out, limit=3, precision="bf16"
@@ -173,6 +172,77 @@ def test_another_configuration_is_refused_and_the_difference_named(net, folder, 
         net.head.bias += 1
     with pytest.raises(RunError, match="weights_digest"):
         measure(net, str(folder), preprocess=SMALL, device="cpu", out=out, limit=3)
+
+
+def test_a_run_is_extended_by_pictures_that_come_later(net, folder, tmp_path):
+    out, options = tmp_path / "run", {"preprocess": SMALL, "device": "cpu", "batch_size": 3}
+    measure(net, str(folder), out=out, limit=3, **options)
+    PIL.Image.new("RGB", (48, 40), (200, 30, 60)).save(folder / "00b.png")
+    later = measure(net, str(folder), out=out, **options)
+    whole = measure(net, str(folder), **options)
+    assert later.images.identity.notna().all()
+    for kind, keys in (("images", ["image_id"]), ("layers", ["image_id", "order"])):
+        tables = [getattr(run, kind).astype({"image_id": str}) for run in (later, whole)]
+        tables = [
+            table.sort_values(keys, ignore_index=True)[measured_columns(table)] for table in tables
+        ]
+        pd.testing.assert_frame_equal(*tables, atol=1e-5, check_categorical=False)
+
+
+def measured_columns(table):
+    return [name for name in table if name != "identity"]
+
+
+def test_pictures_and_labels_that_changed_are_refused(net, folder, tmp_path):
+    """Row 2 of what was silently wrong: the old numbers, called complete."""
+    out, options = tmp_path / "run", {"preprocess": SMALL, "device": "cpu"}
+    table = folder.with_name("pictures.csv")
+    table.write_text("file,label\n" + "".join(f"{i:02}.png,{i % 9 + 1}\n" for i in range(13)))
+    measure(net, str(folder), out=out, **options)
+    table.write_text("file,label\n" + "".join(f"{i:02}.png,{i % 8 + 2}\n" for i in range(13)))
+    with pytest.raises(RunError, match="whose picture or label has changed since"):
+        measure(net, str(folder), out=out, **options)
+    out = tmp_path / "other"
+    measure(net, str(folder), out=out, **options)
+    PIL.Image.new("RGB", (48, 40), (200, 30, 60)).save(folder / "04.png")
+    with pytest.raises(RunError, match=r"figures of 04\.png, whose picture or label"):
+        measure(net, str(folder), out=out, **options)
+
+
+def test_another_split_of_a_data_set_is_refused(net, tmp_path):
+    class Numbered(torch.utils.data.Dataset):
+        def __init__(self, split):
+            self.split, self.offset = split, 50 * (split == "test")
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            generator = torch.Generator().manual_seed(index + self.offset)
+            return torch.rand(3, 40, 40, generator=generator), index
+
+    options = {"preprocess": SMALL, "device": "cpu", "out": tmp_path / "run"}
+    measure(net, Numbered("train"), **options)
+    with pytest.raises(RunError, match="whose picture or label has changed"):
+        measure(net, Numbered("test"), **options)
+
+
+def test_a_run_directory_continued_with_another_network_is_refused(net, folder, tmp_path):
+    """Row 1: the same weights with another downsampler gave the first one's numbers."""
+    options = {"preprocess": SMALL, "device": "cpu", "out": tmp_path / "run", "limit": 2}
+
+    class Blocks(nn.Sequential):
+        pass
+
+    plain = Blocks(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    example = torch.zeros(1, 3, 32, 32)
+    first, second = (
+        aliascope.antialias(plain, method, example=example, stem="convert")
+        for method in ("blurpool", "ideal")
+    )
+    measure(first, str(folder), **options)
+    with pytest.raises(RunError, match="structure"):
+        measure(second, str(folder), **options)
 
 
 def test_unreadable_images_are_listed_and_skipped(net, folder):

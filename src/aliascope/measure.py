@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from aliascope.batch import Instrument, Ops, prepare, rows_of
 from aliascope.errors import ImageError, ModelError
-from aliascope.images import ImageSource, Loaded, batches, open_images
+from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
 from aliascope.records import Report
@@ -48,8 +48,8 @@ def measure(
         model: a spec, a module, or what `load_model` returned. It is measured in eval mode, on a
             copy; a module that is given stays as it is.
         images: a source as `open_images` takes it.
-        out: the run directory; an equal run that was interrupted is continued. None keeps the
-            rows in memory.
+        out: the run directory; an equal run that was interrupted is continued, and one of fewer of
+            these images is extended by the others. None keeps the rows in memory.
         weights: "pretrained", "random" or a file.
         preprocess: "model" for the model's own evaluation transform, "resize224" for
             Resize((224, 224)) with ImageNet statistics, as published, or your own.
@@ -85,25 +85,29 @@ def measure(
     instrument = prepare(
         loaded, preprocess=preprocess, ops=ops, precision=precision, device=device, border=shifts
     )
+    identities = source.identities()
+    fits, unfit = labels_fit(source, instrument.classes)
     config = {
         "model": loaded.spec,
         "weights": loaded.weights,
         "weights_digest": loaded.weights_digest,
         "structure": loaded.structure_digest,
         "images": source.spec,
-        "images_digest": source.digest,
-        "limit": source.limit,
+        "labels_fit": fits,
         "preprocessing": instrument.preprocessing.to_dict(),
         "ops": ops,
         "precision": precision,
         "shifts": [asdict(shift) for shift in ONE_PIXEL],
         "border": instrument.border,
     }
+    if identities is None:  # what a stream will yield is not known: the same part of the same one
+        config |= {"images_digest": source.digest, "limit": source.limit}
     info = environment(instrument.device) | {"seed": seed}
-    with RunWriter(out, config, instrument.layers, info, flush_seconds=flush_seconds) as writer:
-        for notice in instrument.notices:
+    with RunWriter(
+        out, config, instrument.layers, info, identities=identities, flush_seconds=flush_seconds
+    ) as writer:
+        for notice in filter(None, [*instrument.notices, *source.notices, unfit]):
             writer.notice(notice)
-        fits = bool(instrument.classes) and source.classes == instrument.classes
         sizes = _batch_size(batch_size, writer.previous_info, instrument.device.type)
         todo = (entry for entry in source.entries() if entry.id not in writer.measured)
         done = len(writer.measured)
