@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from aliascope import Preprocessing, antialias, conversion_of, load_model, strided_layers
-from aliascope.compare import compare
+from aliascope.compare import Comparison, compare
 from aliascope.errors import RunError
+from aliascope.latency import Latency
 from aliascope.pairing import pair_layers
 from aliascope.records import StridedLayer
 from aliascope.spectra import AVR_VARIANTS
-from aliascope.statistics import holm, paired
+from aliascope.statistics import Estimate, holm, paired
 from aliascope.store import Run, RunWriter
 
 STAGES = [f"layer{stage}.0.{op}" for stage in (2, 3, 4) for op in ("conv2", "downsample.0")]
@@ -394,10 +395,7 @@ def test_layer_undefined_on_some_images():
         make({"sis": avr}, {"conv1": avr}), make({"sis": avr}, {"conv1": [0.1, np.nan, 0.2, 0.3]})
     )
     assert comparison.layers["n"].tolist() == [3] * 4
-    assert (
-        "not known in both runs for 1 of 4 images: sampled AVR of conv1, alias share of conv1, read AVR of conv1"
-        in comparison.notices
-    )
+    assert "1 of 4 images: sampled AVR of conv1, alias share of conv1" in comparison.notices[-1]
 
 
 def test_runs_are_opened_from_their_directories(tmp_path):
@@ -428,6 +426,38 @@ def test_to_dict_is_json():
     assert (row["change"], row["low"], row["n"]) == (None, None, 2)  # infinite, undefined
     assert found["prediction_agreement"] == {"value": None, "low": None, "high": None}
     assert found["layers"] == []
+
+
+def test_a_comparison_is_saved_and_opened_to_the_last_bit(tmp_path):
+    saved = compare(*resnets())
+    saved.images.loc[0, "change"] = np.inf
+    saved.save(tmp_path / "found.json")
+    opened = Comparison.open(tmp_path / "found.json")
+    assert str(opened) == str(saved)
+    assert opened.to_dict() == saved.to_dict()
+    assert type(opened.prediction_agreement) is Estimate
+    for name in ("images", "layers"):
+        pd.testing.assert_frame_equal(getattr(opened, name), getattr(saved, name), check_exact=True)
+    assert opened.notices == saved.notices
+    json.loads((tmp_path / "found.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_what_is_no_comparison_is_not_opened_as_one(tmp_path):
+    file = tmp_path / "found.json"
+    with pytest.raises(RunError, match=r"found.json cannot be read \(No such file"):
+        Comparison.open(file)
+    for text in ("[1]", "{}", "nonsense", "\xff"):
+        file.write_text(text, encoding="latin-1")
+        with pytest.raises(RunError, match="is no result that aliascope saved"):
+            Comparison.open(file)
+    compare(*resnets()).save(file)
+    with pytest.raises(RunError, match=r"holds a Comparison, not a Latency: open it with Compar"):
+        Latency.open(file)
+    record = json.loads(file.read_text())
+    for changed in (record | {"format": 9}, record | {"another": 1}):
+        file.write_text(json.dumps(changed))
+        with pytest.raises(RunError, match="was saved by another version of aliascope"):
+            Comparison.open(file)
 
 
 GOLDEN = """\

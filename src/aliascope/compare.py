@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from aliascope.errors import RunError
-from aliascope.files import plain
+from aliascope.files import Result, plain
 from aliascope.images import ImageSource
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
@@ -46,7 +46,7 @@ _CAPTION = (
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Result):
     """What `compare` found; `str()` prints it as a table."""
 
     model_a: str
@@ -289,7 +289,7 @@ def _unknown(n: int, images: pd.DataFrame, layers: pd.DataFrame) -> Iterator[str
 def _unchanged(images: pd.DataFrame, layers: pd.DataFrame) -> Iterator[str]:
     """Says so where two networks sample the same maps, or are the same altogether."""
     sampled = layers[layers["metric"].isin(SAMPLED_VARIANTS) & (layers["n"] > 0)]
-    if sampled.empty or sampled["difference"].to_numpy().any():
+    if sampled.empty or np.any(sampled["difference"]):
         return
     if np.nan_to_num(images["difference"].to_numpy(float)).any():
         yield "no sampled column differs: both networks sample the same maps"

@@ -4,7 +4,6 @@ Zero-shot, and where images for it are given after batch-norm recalibration, eac
 measured on the same images as the original, under circular and under crop shifts.
 """
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -23,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aliascope.antialias import Recipe, antialias
 from aliascope.errors import AliascopeError, ModelError
-from aliascope.files import file_name, plain, write_file
+from aliascope.files import Result, file_name, plain, write_file
 from aliascope.finetune import recalibrate
 from aliascope.images import open_images
 from aliascope.latency import bench
@@ -36,7 +35,7 @@ from aliascope.spectra import alias_violation_ratio
 from aliascope.statistics import mean_intervals
 from aliascope.store import Run
 from aliascope.taps import evaluating, strided_layers, tap
-from aliascope.text import columns, wrapped
+from aliascope.text import columns, number, wrapped
 
 TRIED = (
     "blurpool:1",
@@ -61,7 +60,7 @@ _SPECTRA = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Tradeoffs:
+class Tradeoffs(Result):
     """What `compare_methods` found; `str()` prints it as a table."""
 
     model: str
@@ -331,4 +330,4 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
 
 
 def _numbers(values: Iterable[float], form: str) -> list[str]:
-    return ["–" if math.isnan(x) else format(x, form) for x in values]
+    return [number(x, form) for x in values]
