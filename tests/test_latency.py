@@ -388,3 +388,12 @@ def test_a_gpu_is_timed_by_its_own_events():
 def test_it_is_exported():
     assert aliascope.bench is latency.bench
     assert aliascope.Latency is latency.Latency
+
+
+def test_a_latency_is_saved_and_opened_to_the_last_bit(clock, tmp_path):
+    saved = bench(fakes(clock, a=[5.0, 6.1] * 50, b=[7.0] * 100), batch_sizes=[1], seconds=0)
+    saved.save(tmp_path / "latency.json")
+    opened = latency.Latency.open(tmp_path / "latency.json")
+    assert (str(opened), opened.info) == (str(saved), saved.info)
+    assert opened.times.equals(saved.times)
+    assert opened.table.equals(saved.table)

@@ -16,7 +16,7 @@ from aliascope.layers import BlurPool
 from aliascope.models import load_model
 from aliascope.statistics import pareto
 from aliascope.taps import strided_layers
-from aliascope.tradeoffs import compare_methods, dense_response
+from aliascope.tradeoffs import Tradeoffs, compare_methods, dense_response
 
 pytestmark = pytest.mark.xdist_group("methods")  # one worker makes what all share
 
@@ -193,3 +193,11 @@ def test_the_embedded_model_is_its_own_control():
     a, b = table.loc["original", "original"], table.loc["blurpool:1", "zero-shot"]
     assert b["logit_instability"] == pytest.approx(a["logit_instability"], rel=1e-3)
     assert b["kept"] == 1
+
+
+def test_tradeoffs_are_saved_and_opened_to_the_last_bit(found, tmp_path):
+    saved, _, _ = found
+    saved.save(tmp_path / "tradeoffs.json")
+    opened = Tradeoffs.open(tmp_path / "tradeoffs.json")
+    assert (str(opened), opened.info) == (str(saved), saved.info)
+    pd.testing.assert_frame_equal(opened.table, saved.table, check_exact=True)

@@ -1,7 +1,8 @@
 """Measure how much a network aliases when it downsamples, and what that does to its predictions.
 
 errors records text files runtime layers   what travels, and the downsamplers, each from its paper
-→ spectra shifts statistics synthetic      pure functions
+→ spectra shifts statistics synthetic
+  pairing                                  pure functions
 → images preprocessing taps                pictures in; where a network samples, and what
 → stability fusion antialias               from logits to figures; from a network to a repaired one
 → models                                   a spec → a network ready to run

@@ -1,62 +1,74 @@
-"""Two runs over the same images, side by side: what changed, and how sure that is."""
+"""Two models over the same images, side by side: what changed, and how sure that is."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from torch import nn
+from torch.utils.data import Dataset
 
 from aliascope.errors import RunError
-from aliascope.files import plain
-from aliascope.statistics import Estimate, bootstrap_interval, holm, paired
+from aliascope.files import Result, plain
+from aliascope.images import ImageSource
+from aliascope.measure import measure
+from aliascope.models import LoadedModel, load_model
+from aliascope.pairing import pair_layers, reads_alike
+from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
+from aliascope.statistics import Estimate, holm, mean_interval, paired
 from aliascope.store import Run
-from aliascope.text import wrapped
+from aliascope.text import interval, number, wrapped
 
-_IMAGE_METRICS = ["sis", "agreement", "logit_instability", "confidence", "accuracy"]
+_IMAGE_METRICS = {
+    "agreement": "agreement",
+    "logit_instability": "logit instability",
+    "accuracy": "accuracy",
+    "confidence": "confidence",
+    "sis": "SIS",
+}
+_LAYER_METRICS = {"sampled_avr": "sampled AVR", "alias_share": "alias share", "avr": "read AVR"}
+"""What is printed of each layer; `Comparison.layers` holds every column that both runs have."""
 _RESOLUTION = 1e-5
-"""AVRs of one model agree this far between batch sizes; smaller differences count as none."""
-
-# ResNet-50 and its BlurPool version, which blurs after the 3×3 convolution, before the next one.
-_ANTIALIASED_RESNET50 = {"conv1": "conv1", "maxpool": "maxpool.1"}
-for _stage in (2, 3, 4):
-    _ANTIALIASED_RESNET50[f"layer{_stage}.0.conv2"] = f"layer{_stage}.0.conv3.0"
-    _ANTIALIASED_RESNET50[f"layer{_stage}.0.downsample.0"] = f"layer{_stage}.0.downsample.0"
-
-_HEADLINE = (
-    "mean SIS {mean_a:{f}} → {mean_b:{f}}, {change:+z.1%} "
-    "[{change_low:+z.1%}, {change_high:+z.1%}], d_z {d_z:z.2f}, paired t-test p {p}"
+"""Figures of one network agree this far between batch sizes; smaller differences count as none."""
+_UNTESTED = ["low", "high", "change", "change_low", "change_high", "t", "p", "d_z", "p_wilcoxon"]
+"""What two maps from different places do not have; the published columns they keep."""
+_FEW = 30
+"""Photographs below which each of them weighs in the intervals."""
+_CAPTION = (
+    "An observation is a photograph, the mean of its images. {percent} intervals: Student's, "
+    "widened for skewness; of the change Fieller's. p: paired t-test; Holm p: the same, corrected "
+    "over the layers. Sampled: of what is decimated; alias share: the part of the kept samples' "
+    "energy that was folded; read: of what the operation reads, as published."
 )
-_DIFFERENCE = {"B - A": "{difference:+{f}}", "interval": "[{low:+{f}}, {high:+{f}}]"}
-_IMAGE_TABLE = {"": "{metric:<17}", "A": "{mean_a:{f}}", "B": "{mean_b:{f}}"} | _DIFFERENCE
-_IMAGE_TABLE |= {"change": "{change:+z.1%}", "d_z": "{d_z:z.2f}", "p": "{p}"}
-_IMAGE_TABLE |= {"Wilcoxon p": "{p_wilcoxon}"}
-_LAYER_TABLE = {"AVR": "", "A": "{mean_a:{f}} ± {sd_a:{f}}", "B": "{mean_b:{f}} ± {sd_b:{f}}"}
-_LAYER_TABLE |= _DIFFERENCE | {"paired t": "{t:z.2f}", "two-sample t": "{t_two_sample:z.2f}"}
-_LAYER_TABLE |= {"Holm p": "{p_holm}"}
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Result):
     """What `compare` found; `str()` prints it as a table."""
 
     model_a: str
     model_b: str
+    shifts: str
+    """How the pictures were moved: circular, crop or native; "" where neither run says so."""
     n: int
     """Images in both runs."""
     groups: int
-    """Photographs that these were cut from: intervals resample them, paired tests average them."""
+    """Photographs that these were cut from: each is one observation."""
     level: float
     """Coverage of the intervals."""
     images: pd.DataFrame
     """A row a metric: `metric` and the columns of `aliascope.statistics.paired`."""
     layers: pd.DataFrame
     """A row a metric and pair of layers: metric, layer_a, layer_b, kind (of A's), the columns of
-    `paired`, and p_holm: the paired p corrected over the layers of that metric."""
+    `paired`, and p_holm: the paired p corrected over the layers of that metric. What is decimated
+    (sampled_…, alias_share) comes before what the operation reads (avr, …); where the latter lies
+    at different places, intervals, changes and paired tests of it are NaN."""
     prediction_agreement: Estimate
-    """Share of images that both models give the same class; NaN if one is no classifier."""
+    """Share of images that both models give the same class, limits cut to [0, 1]; NaN if one is no
+    classifier."""
     notices: tuple[str, ...]
     """What to know before trusting the numbers, a sentence each."""
 
@@ -69,47 +81,50 @@ class Comparison:
 
 
 def compare(
-    run_a: Run | str | Path,
-    run_b: Run | str | Path,
+    a: Run | str | Path | nn.Module | LoadedModel,
+    b: Run | str | Path | nn.Module | LoadedModel,
     *,
+    images: str | Path | ImageSource | Sequence[Any] | Dataset[Any] | None = None,
     layer_map: Mapping[str, str] | None = None,
     level: float = 0.95,
     seed: int = 0,
+    **measure_options: Any,
 ) -> Comparison:
-    """Compare two runs image by image and layer by layer.
+    """Compare two runs, or two models on the same images, image by image and layer by layer.
 
-    Images are paired by their id; layers by `layer_map`, else by the built-in map of ResNet-50 and
-    its BlurPool version where the names fit, else by order of execution. Differences are B − A; for
-    intervals and tests see `aliascope.statistics.paired`.
+    Images are paired by their id; layers by `layer_map`, else by their place (see
+    `aliascope.pairing`). Differences are B − A, and such as rounding makes, of 1e-5, count as none
+    (of SIS: in the distance √(2 · SIS) that it is half the square of). For intervals and tests see
+    `aliascope.statistics.paired`.
 
     Args:
-        run_a: The run before, or its directory.
-        run_b: The run after, or its directory.
+        a: The run before, or its directory; with `images`, a model as `load_model` takes it.
+        b: The run after, or the model.
+        images: A source as `open_images` takes it: both models are measured on it, preprocessed
+            alike, for A as it asks unless `preprocess` is given.
         layer_map: Names in A -> names in B; other layers are left out.
         level: Coverage of the intervals, in (0, 1).
-        seed: Of the bootstrap.
+        seed: Of random weights.
+        measure_options: Of `measure`: shifts, limit, device, weights, …; `out` is a directory that
+            gets a run directory for each, "A" and "B".
 
     Raises:
         RunError: The runs share no image, their layers cannot be paired, or a run cannot be read.
+        AliascopeError: What `measure` raises.
 
-    Source:
-        ResNet-50's map: Zhang, Making Convolutional Networks Shift-Invariant Again (2019).
-
-    >>> from aliascope.store import RunWriter
-    >>> def run(model, sis):
-    ...     with RunWriter(None, {"model": model}, [], {}) as writer:
-    ...         ids = ["cat", "cup", "sea", "sky"]
-    ...         writer.add({"image_id": ids, "group": ids, "sis": sis}, {})
-    ...         return writer.finish()
-    >>> a, b = run("plain", [0.4, 0.3, 0.2, 0.4]), run("blurred", [0.2, 0.2, 0.2, 0.3])
-    >>> compare(a, b).images[["metric", "mean_a", "mean_b", "difference", "t"]].round(3)
-      metric  mean_a  mean_b  difference      t
-    0    sis   0.325   0.225        -0.1 -2.449
+    >>> from aliascope import antialias
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.MaxPool2d(2), nn.Conv2d(8, 4, 3, 2, 1))
+    >>> found = compare(net, antialias(net), images="photos", limit=2, device="cpu")
+    >>> found.layers.query("metric == 'alias_share'")[["layer_a", "layer_b"]].values.tolist()
+    [['1', '1.1'], ['2', '2.1']]
     """
     if not 0 < level < 1:
         raise RunError(f"level must lie between 0 and 1, such as 0.95, but is {level:g}")
-    a, b = (run if isinstance(run, Run) else Run.open(run) for run in (run_a, run_b))
-    pairs = pair_layers(a.model, _names(a), b.model, _names(b), layer_map)
+    if images is None:
+        a, b = (_opened(given, measure_options) for given in (a, b))
+    else:
+        a, b = _measured((a, b), images, {"seed": seed, **measure_options})
+    pairs = pair_layers(a.model, a.strided_layers, b.model, b.strided_layers, layer_map)
     images_a, images_b = (run.images.set_index("image_id") for run in (a, b))
     ids = images_a.index.intersection(images_b.index, sort=False)
     if ids.empty:
@@ -119,80 +134,67 @@ def compare(
         )
     images_a, images_b = images_a.loc[ids], images_b.loc[ids]
     groups = images_a["group"]
-    options = {"level": level, "seed": seed}
-    images = paired(_metrics(images_a), _metrics(images_b), groups, **options)
-    images = images.reset_index(names="metric")
-    layers = paired(*_maps(a, b, ids, pairs), groups, **options).reset_index()
+    x, y = _metrics(images_a), _metrics(images_b)
+    # SIS is half a squared distance, and the distance is what rounding moves.
+    near = _alike(x.assign(sis=(2 * x["sis"]) ** 0.5), y.assign(sis=(2 * y["sis"]) ** 0.5))
+    table = paired(x, y.mask(near, x), groups, level=level).reset_index(names="metric")
+    x, y = _maps(a, b, ids, pairs)
+    layers = paired(x, y.mask(_alike(x, y), x), groups, level=level).reset_index()
+    here, there = ({layer.name: layer for layer in run.strided_layers} for run in (a, b))
+    moved = {(x, y) for x, y in pairs if not reads_alike(here[x], there[y])}
+    keys = zip(layers["metric"], layers["layer_a"], layers["layer_b"], strict=True)
+    apart = [metric in AVR_VARIANTS and (x, y) in moved for metric, x, y in keys]
+    layers.loc[apart, _UNTESTED] = np.nan
     layers["p_holm"] = layers.groupby("metric")["p"].transform(holm)
-    kinds = {layer.name: layer.kind for layer in a.strided_layers}
-    layers.insert(3, "kind", [kinds[name] for name in layers["layer_a"]])
+    layers.insert(3, "kind", [here[name].kind for name in layers["layer_a"]])
     same = (_predictions(images_a) == _predictions(images_b)).astype("float64")
+    share = mean_interval(same["prediction"], groups, level=level)
+    borders = dict.fromkeys(str(run.config["border"]) for run in (a, b) if "border" in run.config)
     return Comparison(
         model_a=a.model,
         model_b=b.model,
+        shifts=" → ".join(borders),
         n=len(ids),
         groups=groups.nunique(),
         level=level,
-        images=images.query("n > 0").reset_index(drop=True),
+        images=table.query("n > 0").reset_index(drop=True),
         layers=layers,
-        prediction_agreement=bootstrap_interval(same["prediction"], groups, **options),
-        notices=tuple(_notices(a, b, groups, pairs, images, layers)),
+        prediction_agreement=Estimate(*np.clip(share, 0, 1).tolist()),
+        notices=tuple(_notices(a, b, groups, pairs, moved, table, layers)),
     )
 
 
-def pair_layers(
-    model_a: str,
-    names_a: list[str],
-    model_b: str,
-    names_b: list[str],
-    layer_map: Mapping[str, str] | None = None,
-) -> list[tuple[str, str]]:
-    """Names of the layers to compare, in A's order of execution; see `compare`.
-
-    Raises:
-        RunError: they cannot be paired.
-
-    >>> pair_layers("plain", ["stem", "pool"], "blurred", ["stem", "pool.1"])
-    [('stem', 'stem'), ('pool', 'pool.1')]
-    """
-    layer_map = layer_map or _built_in(names_a, names_b)
-    if not layer_map and len(names_a) == len(names_b):
-        return list(zip(names_a, names_b, strict=True))
-    if not layer_map:
+def _opened(given: Any, measure_options: Mapping[str, Any]) -> Run:
+    if isinstance(given, nn.Module | LoadedModel) or measure_options:
+        what = ", ".join(measure_options) or "models"
         raise RunError(
-            f"{model_a} has {len(names_a)} downsampling layers ({', '.join(names_a)}), {model_b} "
-            f"has {len(names_b)} ({', '.join(names_b)}): pair them with a layer map (--map A=B) or "
-            "measure both with --ops conv"
+            f"{what} can be compared only where there are images to measure: give them as images="
         )
-    for model, names, wanted in (
-        (model_a, names_a, layer_map),
-        (model_b, names_b, layer_map.values()),
-    ):
-        for name in wanted:
-            if name not in names:
-                nearest = get_close_matches(name, names, n=1, cutoff=0)
-                hint = f", the nearest name is {nearest[0]}" if nearest else ""
-                raise RunError(f"no layer {name} was measured of {model}{hint}")
-    return [(name, layer_map[name]) for name in names_a if name in layer_map]
+    return given if isinstance(given, Run) else Run.open(given)
 
 
-def _built_in(names_a: list[str], names_b: list[str]) -> dict[str, str]:
-    there = _ANTIALIASED_RESNET50
-    for known in (there, {y: x for x, y in there.items()}):
-        fits = {x: y for x, y in known.items() if x in names_a and y in names_b}
-        if len(fits) >= len(known) - 1:  # the max-pool is measured only with --ops all
-            return fits
-    return {}
-
-
-def _names(run: Run) -> list[str]:
-    return [layer.name for layer in run.strided_layers]
+def _measured(models: Sequence[Any], images: Any, options: dict[str, Any]) -> Iterator[Run]:
+    """Both models' runs, preprocessed as the first one asks."""
+    if any(isinstance(model, Run) for model in models):
+        raise RunError("with images= both models are measured: give models, or leave images out")
+    known = {name: options[name] for name in ("weights", "seed") if name in options}
+    loaded = [load_model(model, **known) for model in models]
+    if options.get("preprocess", "model") == "model":
+        options = options | {"preprocess": loaded[0].preprocessing}
+    out = options.pop("out", None)
+    for side, model in zip("AB", loaded, strict=True):
+        yield measure(model, images, out=None if out is None else Path(out) / side, **options)
 
 
 def _metrics(images: pd.DataFrame) -> pd.DataFrame:
     """A row an image, a column a metric; what was not measured is NaN."""
     known = images.rename(columns={"correct": "accuracy"})
-    return known.reindex(columns=_IMAGE_METRICS).astype("float64")
+    return known.reindex(columns=list(_IMAGE_METRICS)).astype("float64")
+
+
+def _alike(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:
+    """Where two figures differ by no more than rounding."""
+    return (y - x).abs() <= _RESOLUTION
 
 
 def _predictions(images: pd.DataFrame) -> pd.DataFrame:
@@ -202,8 +204,9 @@ def _predictions(images: pd.DataFrame) -> pd.DataFrame:
 def _maps(
     a: Run, b: Run, ids: pd.Index, pairs: list[tuple[str, str]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row an image, a column an AVR variant and pair of layers, of both runs."""
-    metrics = [name for name in a.layers if name.startswith("avr") and name in b.layers]
+    """A row an image, a column a metric and pair of layers, of both runs."""
+    known = [*SAMPLED_VARIANTS, *AVR_VARIANTS]
+    metrics = [name for name in known if name in a.layers and name in b.layers]
     names = ["metric", "layer_a", "layer_b"]
     columns = pd.DataFrame([(m, *pair) for m in metrics for pair in pairs], columns=names)
 
@@ -214,8 +217,7 @@ def _maps(
         }
         return pd.DataFrame(cells, ids, pd.MultiIndex.from_frame(columns), dtype="float64")
 
-    x, y = maps(a, "layer_a"), maps(b, "layer_b")
-    return x, y.mask((y - x).abs() <= _RESOLUTION, x)
+    return maps(a, "layer_a"), maps(b, "layer_b")
 
 
 def _notices(
@@ -223,26 +225,60 @@ def _notices(
     b: Run,
     groups: pd.Series,
     pairs: list[tuple[str, str]],
+    moved: set[tuple[str, str]],
     images: pd.DataFrame,
     layers: pd.DataFrame,
 ) -> Iterator[str]:
-    n = len(groups)
-    if len(a.images) > n or len(b.images) > n:
-        only_a, only_b = len(a.images) - n, len(b.images) - n
-        yield f"{only_a} images only in A and {only_b} only in B are left out"
-    if len(set(groups)) == 1:
-        yield "a single photograph gives neither intervals nor paired tests"
+    yield from _unchanged(images, layers)
+    yield from _sample(a, b, groups)
     here, there = _settings(a), _settings(b)
     for name in here | there:
         if here.get(name) != there.get(name):
             yield f"the runs differ in {name}: {here.get(name)} in A, {there.get(name)} in B"
+    if (
+        "circular" in (here.get("border"), there.get("border"))
+        and (images["n"] > 0).to_numpy().any()
+    ):
+        yield (
+            "circular shifts tear the border and flatter a repair: measure with shifts='crop' "
+            "(--shifts crop)"
+        )
+    if moved:
+        names = [" → ".join(dict.fromkeys(pair)) for pair in pairs if pair in moved]
+        yield (
+            "what the operation reads lies at another place in B than in A: no test of its AVR "
+            f"there, see sampled_avr ({', '.join(names)})"
+        )
     for side, run in enumerate((a, b)):
-        partners = {pair[side] for pair in pairs}
-        if alone := [name for name in _names(run) if name not in partners]:
-            yield f"layers of {'AB'[side]} without a partner are left out: {', '.join(alone)}"
-    avr = layers.query("metric == 'avr'")
-    names = [*images["metric"], *(f"avr of {name}" for name in avr["layer_a"])]
-    counts = [*images["n"], *avr["n"]]
+        names, partners = [x.name for x in run.strided_layers], {pair[side] for pair in pairs}
+        if alone := [name for name in names if name not in partners]:
+            yield (
+                f"layers of {'AB'[side]} without a partner are left out: {', '.join(alone)} "
+                "(a layer map, --map A=B, pairs others)"
+            )
+    yield from _unknown(len(groups), images, layers)
+
+
+def _sample(a: Run, b: Run, groups: pd.Series) -> Iterator[str]:
+    n, photographs = len(groups), groups.nunique()
+    if len(a.images) > n or len(b.images) > n:
+        only_a, only_b = len(a.images) - n, len(b.images) - n
+        yield f"{only_a} images only in A and {only_b} only in B are left out"
+    if photographs == 1:
+        yield "a single photograph gives neither intervals nor paired tests"
+    elif photographs < _FEW:
+        yield (
+            f"{photographs} photographs are few: below {_FEW} each of them weighs in the intervals "
+            "and tests, so measure more"
+        )
+
+
+def _unknown(n: int, images: pd.DataFrame, layers: pd.DataFrame) -> Iterator[str]:
+    shown = layers[layers["metric"].isin(_LAYER_METRICS)]
+    names = [_IMAGE_METRICS[metric] for metric in images["metric"]]
+    labels = [_LAYER_METRICS[metric] for metric in shown["metric"]]
+    names += [f"{x} of {name}" for x, name in zip(labels, shown["layer_a"], strict=True)]
+    counts = [*images["n"], *shown["n"]]
     for known in sorted(set(counts) - {n}):
         where = [name for name, count in zip(names, counts, strict=True) if count == known]
         if known == 0 and where == ["accuracy"]:
@@ -250,62 +286,100 @@ def _notices(
         yield f"not known in both runs for {n - known} of {n} images: {', '.join(where)}"
 
 
+def _unchanged(images: pd.DataFrame, layers: pd.DataFrame) -> Iterator[str]:
+    """Says so where two networks sample the same maps, or are the same altogether."""
+    sampled = layers[layers["metric"].isin(SAMPLED_VARIANTS) & (layers["n"] > 0)]
+    if sampled.empty or np.any(sampled["difference"]):
+        return
+    if np.nan_to_num(images["difference"].to_numpy(float)).any():
+        yield "no sampled column differs: both networks sample the same maps"
+    else:
+        yield "nothing changed: no sampled column differs, nor does any figure of an image"
+
+
 def _settings(run: Run) -> dict[str, Any]:
     """What must be equal for two runs to differ in the model alone; nested keys are joined."""
-    chosen = {name: run.config.get(name) for name in ("images", "preprocessing", "precision")}
+    names = ("images", "preprocessing", "precision", "border")
+    chosen = {name: run.config.get(name) for name in names}
     return {str(k): v for k, v in pd.json_normalize(chosen).to_dict("records")[0].items()}
-
-
-class _Number(float):
-    """Prints itself as a dash where it is undefined, whatever the format."""
-
-    def __format__(self, spec: str) -> str:
-        return "–" if math.isnan(self) else super().__format__(spec)
 
 
 def _blocks(c: Comparison) -> Iterator[str]:
     """The paragraphs of the printed comparison, 100 columns wide."""
-    images = [_printable(row) for row in c.images.to_dict("records")]
-    layers = [_printable(row) for row in c.layers.query("metric == 'avr'").to_dict("records")]
-    share, low, high = map(_Number, c.prediction_agreement)
+    images = c.images.to_dict("records")
+    layers = c.layers.query("n > 0 and metric in @_LAYER_METRICS")
     percent = f"{100 * c.level:g} %"
-    unit, sample = "photograph", f"{c.groups} photographs ({c.n} images)"
-    if c.groups == c.n:
-        unit, sample = "image", f"{c.n} images"
-    yield f"A  {c.model_a}\nB  {c.model_b}"
-    yield "".join(_HEADLINE.format_map(row) for row in images if row["metric"] == "sis")
-    yield "\n".join(_table(images, _IMAGE_TABLE, percent))
+    sample = f"{c.n} images"
+    sample += f" of {c.groups} photographs" if c.groups < c.n else ""
+    shifts = f", {c.shifts} shifts" if c.shifts else ""
+    yield f"A  {c.model_a}\nB  {c.model_b}\n{sample}{shifts}"
+    yield wrapped([", ".join(map(_headline, images))])
+    yield "\n".join(_table([_image_cells(row, percent) for row in images]))
+    share, low, high = c.prediction_agreement
     if not math.isnan(share):
-        yield f"same prediction for {share:.1%} [{low:.1%}, {high:.1%}] of the images"
-    header, *lines = _table(layers, _LAYER_TABLE, percent)
-    names = [" → ".join(dict.fromkeys((row["layer_a"], row["layer_b"]))) for row in layers]
-    yield "\n".join([header, *(f"{x}\n{y}" for x, y in zip(names, lines, strict=True))])
-    caption = (
-        f"{percent} intervals: bootstrap over {sample}. d_z, p, Wilcoxon p and paired t: of the "
-        f"mean difference in each {unit}; two-sample t: of images, pairing ignored; Holm p: the "
-        "paired p, corrected over the layers."
-    )
-    yield wrapped([caption])
+        yield f"same prediction for {share:.1%} {interval(low, high, '.1%')} of the images"
+    header, *rows = _table([_layer_cells(row, percent) for row in layers.to_dict("records")])
+    pairs = zip(layers["layer_a"], layers["layer_b"], strict=True)
+    named = [" → ".join(dict.fromkeys(pair)) for pair in pairs]
+    lines = [header]
+    for name in dict.fromkeys(named):
+        lines += [name, *(row for row, own in zip(rows, named, strict=True) if own == name)]
+    yield "\n".join(lines)
+    yield wrapped([_CAPTION.format(percent=percent)])
     yield wrapped([f"notice: {text}" for text in c.notices])
 
 
-def _table(rows: list[dict[str, Any]], cells: dict[str, str], percent: str) -> list[str]:
+def _headline(row: dict[str, Any]) -> str:
+    form, name = _form(row), _IMAGE_METRICS[row["metric"]]
+    return f"{name} {row['mean_a']:{form}} → {row['mean_b']:{form}}"
+
+
+def _image_cells(row: dict[str, Any], percent: str) -> dict[str, str]:
+    form = _form(row)
+    means = {"A": number(row["mean_a"], form), "B": number(row["mean_b"], form)}
+    changed = {
+        "change": number(row["change"], "+z.1%"),
+        f"{percent} interval ": interval(row["change_low"], row["change_high"], "+z.1%"),
+        "d_z": number(row["d_z"], "z.2f"),
+        "p": _pvalue(row["p"]),
+    }
+    name = f"{_IMAGE_METRICS[row['metric']]:<17}"
+    return {"": name} | means | _difference(row, percent) | changed
+
+
+def _layer_cells(row: dict[str, Any], percent: str) -> dict[str, str]:
+    form = _form(row)
+    means = {
+        side.upper(): f"{number(row[f'mean_{side}'], form)} ± {number(row[f'sd_{side}'], form)}"
+        for side in "ab"
+    }
+    tests = {"paired t": number(row["t"], "z.2f"), "Holm p": _pvalue(row["p_holm"])}
+    return (
+        {"": f"  {_LAYER_METRICS[row['metric']]:<11}"} | means | _difference(row, percent) | tests
+    )
+
+
+def _difference(row: dict[str, Any], percent: str) -> dict[str, str]:
+    form = f"+{_form(row)}"
+    found = {"B - A": number(row["difference"], form)}
+    if row["difference"] == 0 and row["p"] == 1:
+        return found | {f"{percent} interval": "no difference"}
+    return found | {f"{percent} interval": interval(row["low"], row["high"], form)}
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
     """Header and lines; an empty header where there are no rows."""
-    text = [{name: cell.format_map(row) for name, cell in cells.items()} for row in rows]
-    frame = pd.DataFrame(text).rename(columns={"interval": f"{percent} interval"})
-    return frame.to_string(index=False).splitlines() if rows else [""]
+    return pd.DataFrame(rows).to_string(index=False).splitlines() if rows else [""]
 
 
-def _printable(row: dict[Any, Any]) -> dict[str, Any]:
-    """The row with p-values as text and `f`, the number format that shows two digits of a mean."""
+def _form(row: dict[str, Any]) -> str:
+    """The number format that shows two digits of a mean."""
     largest = max(row["mean_a"], row["mean_b"])  # no metric is negative
     decimals = max(4, 1 - math.floor(math.log10(largest))) if largest > 0 else 4
-    numbers = {name: _Number(x) if isinstance(x, float) else x for name, x in row.items()}
-    pvalues = {name: _pvalue(x) for name, x in numbers.items() if name.startswith("p")}
-    return numbers | pvalues | {"f": f"z.{decimals}f"}
+    return f"z.{decimals}f"
 
 
 def _pvalue(p: float) -> str:
     if p < 1e-300:  # below, the t distribution underflows
         return "<1e-300"
-    return f"{p:.0e}" if p < 0.001 else f"{p:.3f}"
+    return number(p, ".0e" if p < 0.001 else ".3f")

@@ -1,12 +1,14 @@
 """Files and folders: names, values that JSON can hold, and writing that survives a kill."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,8 @@ import pyarrow as pa
 from filelock import BaseFileLock, FileLock, Timeout
 
 from aliascope.errors import RunError
+
+_RESULT_FORMAT = 1
 
 
 def file_name(spec: str) -> str:
@@ -40,6 +44,99 @@ def _own(value: Any) -> Any:
     if isinstance(value, pd.DataFrame):
         return value.to_dict("records")
     return value.item() if isinstance(value, np.generic) else str(value)
+
+
+_Kept = TypeVar("_Kept", bound="Result")
+"""Beartype knows Self in whole classes only."""
+
+
+class Result:
+    """What can be kept in a file: `found.save(path)`, later `Comparison.open(path)`.
+
+    For dataclasses of numbers, texts, dicts, lists, tuples and frames (their index is not kept);
+    what is opened is what was saved, to the last bit.
+
+    >>> import tempfile
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Table(Result):
+    ...     rows: pd.DataFrame
+    ...     notices: tuple[str, ...]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Table(pd.DataFrame({"sis": [0.1, float("inf")]}), ("few",)).save(f"{folder}/table.json")
+    ...     Table.open(f"{folder}/table.json")
+    Table(rows=   sis
+    0  0.1
+    1  inf, notices=('few',))
+    """
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, whole or not at all.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        record = {"kind": type(self).__name__, "format": _RESULT_FORMAT}
+        record |= {name: _encoded(value) for name, value in vars(self).items()}
+        text = json.dumps(record, default=_own, indent=1, ensure_ascii=False, allow_nan=False)
+        write_file(Path(path), text.encode())
+
+    @classmethod
+    def open(cls: type[_Kept], path: str | Path) -> _Kept:  # noqa: PYI019
+        """What `save` wrote.
+
+        Raises:
+            RunError: there is no such file, or it holds something else.
+        """
+        try:
+            record = json.loads(Path(path).read_bytes(), object_hook=_decoded)
+            kind, version = record.pop("kind"), record.pop("format")
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be read ({error.strerror}): give a saved file"
+            ) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{path} is no result that aliascope saved: give a file that `save` wrote"
+            ) from error
+        if kind != cls.__name__:
+            raise RunError(f"{path} holds a {kind}, not a {cls.__name__}: open it with {kind}.open")
+        names = {field.name for field in fields(cls)}  # pyright: ignore[reportArgumentType]
+        if version != _RESULT_FORMAT or names != record.keys():
+            raise RunError(
+                f"{path} was saved by another version of aliascope (format {version}, this one's "
+                f"is {_RESULT_FORMAT}): open it with that, or make it anew"
+            )
+        for name, wanted in get_type_hints(cls).items():
+            if isinstance(record.get(name), list):
+                made = get_origin(wanted) or wanted
+                record[name] = (
+                    made(*record[name]) if hasattr(made, "_fields") else made(record[name])
+                )
+        return cls(**record)
+
+
+def _encoded(value: Any) -> Any:
+    """In JSON's own types, with a word for what it lacks."""
+    if isinstance(value, pd.DataFrame):
+        kept = [[name, str(x.dtype), _encoded(x.tolist())] for name, x in value.items()]
+        return {"frame": kept}
+    if isinstance(value, dict):
+        return {str(name): _encoded(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encoded(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(float(value))}
+    return value
+
+
+def _decoded(found: dict[str, Any]) -> Any:
+    match found:
+        case {"float": str(text), **rest} if not rest:
+            return float(text)
+        case {"frame": list(kept), **rest} if not rest:
+            return pd.DataFrame({name: pd.Series(x, dtype=dtype) for name, dtype, x in kept})
+    return found
 
 
 def lock(path: Path, record: str = "run.json") -> BaseFileLock:

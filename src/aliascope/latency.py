@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from aliascope.errors import AliascopeError, ModelError
-from aliascope.files import plain
+from aliascope.files import Result, plain
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Report
 from aliascope.runtime import (
@@ -35,7 +35,7 @@ from aliascope.runtime import (
 )
 from aliascope.statistics import median_interval
 from aliascope.taps import evaluating
-from aliascope.text import columns, wrapped
+from aliascope.text import columns, interval, number, wrapped
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 11, 200
 _WARM_UP = 3
@@ -49,7 +49,7 @@ _now = time.perf_counter
 
 
 @dataclass(frozen=True, eq=False)
-class Latency:
+class Latency(Result):
     """What `bench` found; `str()` prints it as a table."""
 
     times: pd.DataFrame
@@ -263,14 +263,14 @@ def _time_batch(
         with _noting(lost, entrant.label):
             timed[entrant.label] = timer.prepare(entrant)
     deadline = _now() + seconds
-    for number, order in enumerate(_orders(list(timed), timer.seed)):
-        enough = number >= _FEWEST_ROUNDS and _now() >= deadline
-        if enough or number == _MOST_ROUNDS or len(lost) == len(entrants):
+    for done, order in enumerate(_orders(list(timed), timer.seed)):
+        enough = done >= _FEWEST_ROUNDS and _now() >= deadline
+        if enough or done == _MOST_ROUNDS or len(lost) == len(entrants):
             break
         for label in order:
             if label not in lost:
                 with _noting(lost, label):
-                    row = {"model": label, "batch": timer.batch, "round": number}
+                    row = {"model": label, "batch": timer.batch, "round": done}
                     rows.append(row | {"ms": 1e3 * timed[label]()})
         report()
     return [row for row in rows if row["model"] not in lost], lost
@@ -393,8 +393,8 @@ def _blocks(latency: Latency) -> Iterator[str]:
         f"{info['precision']} on {info['device']} ({info['hardware']}, "
         f"{info['threads']} threads), torch {info['versions']['torch']}"
     )
-    interval = "95 % interval"
-    header = ["model", "batch", "ms an image", interval, "ratio", interval, "rounds", "spread"]
+    limits = "95 % interval"
+    header = ["model", "batch", "ms an image", limits, "ratio", limits, "rounds", "spread"]
     yield columns([header, *(_cells(row) for row in latency.table.to_dict("records"))])
     caption = (
         "ms an image: median over rounds of one forward / batch; ratio: to "
@@ -412,16 +412,13 @@ def _blocks(latency: Latency) -> Iterator[str]:
 
 
 def _cells(row: dict[Any, Any]) -> list[str]:
-    ratio, between = f"{row['ratio']:.3f}", f"[{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"
-    if math.isnan(row["ratio"]):
-        ratio = between = "–"
     return [
         row["model"],
         str(row["batch"]),
         f"{row['ms_image']:.3f}",
-        f"[{row['low']:.3f}, {row['high']:.3f}]",
-        ratio,
-        between,
+        interval(row["low"], row["high"], ".3f"),
+        number(row["ratio"], ".3f"),
+        interval(row["ratio_low"], row["ratio_high"], ".3f"),
         str(row["rounds"]),
         f"{row['spread']:.1%}",
     ]

@@ -4,7 +4,6 @@ Zero-shot, and where images for it are given after batch-norm recalibration, eac
 measured on the same images as the original, under circular and under crop shifts.
 """
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -23,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aliascope.antialias import Recipe, antialias
 from aliascope.errors import AliascopeError, ModelError
-from aliascope.files import file_name, plain, write_file
+from aliascope.files import Result, file_name, plain, write_file
 from aliascope.finetune import recalibrate
 from aliascope.images import open_images
 from aliascope.latency import bench
@@ -33,10 +32,10 @@ from aliascope.models import LoadedModel, load_model
 from aliascope.records import Progress, StridedLayer
 from aliascope.runtime import chosen_device, environment
 from aliascope.spectra import alias_violation_ratio
-from aliascope.statistics import bootstrap_means
+from aliascope.statistics import mean_intervals
 from aliascope.store import Run
 from aliascope.taps import evaluating, strided_layers, tap
-from aliascope.text import columns, wrapped
+from aliascope.text import columns, number, wrapped
 
 TRIED = (
     "blurpool:1",
@@ -61,7 +60,7 @@ _SPECTRA = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Tradeoffs:
+class Tradeoffs(Result):
     """What `compare_methods` found; `str()` prints it as a table."""
 
     model: str
@@ -109,7 +108,7 @@ def compare_methods(
         out: a directory for runs, table and figure; runs in it are not measured again.
         latency_seconds: for timing all of them against each other at batch 1.
         device: by default CUDA where there is one.
-        seed: of random weights, timing and intervals.
+        seed: of random weights and timing.
         progress: called with a title; its context yields what takes (done, total).
 
     Returns:
@@ -141,7 +140,7 @@ def compare_methods(
         circular, crop = measured(version, method, stage)
         rows.append(
             {"method": method, "stage": stage}
-            | _stability(circular, crop, original[0], seed)
+            | _stability(circular, crop, original[0])
             | _cost(version.module, version.example())
         )
         rows[-1]["avr_box_sampled"] = _sampled(version, images, limit)
@@ -214,7 +213,7 @@ def _measured(
     return circular, crop
 
 
-def _stability(circular: Run, crop: Run, original: Run, seed: int) -> dict[str, float]:
+def _stability(circular: Run, crop: Run, original: Run) -> dict[str, float]:
     """Means over images, with intervals."""
     images = circular.images.set_index("image_id")
     before = original.images.set_index("image_id").loc[images.index]
@@ -231,7 +230,9 @@ def _stability(circular: Run, crop: Run, original: Run, seed: int) -> dict[str, 
         },
         index=images.index,
     ).astype("float64")
-    means = bootstrap_means(metrics, images["group"], seed=seed)
+    means = mean_intervals(metrics, images["group"]).clip(lower=0)
+    shares = means.index != "logit_instability"
+    means.loc[shares] = means.loc[shares].clip(upper=1)
     return {
         f"{name}{suffix}": means.loc[name, column]
         for name in metrics
@@ -329,4 +330,4 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
 
 
 def _numbers(values: Iterable[float], form: str) -> list[str]:
-    return ["–" if math.isnan(x) else format(x, form) for x in values]
+    return [number(x, form) for x in values]

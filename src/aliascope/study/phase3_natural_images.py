@@ -12,7 +12,7 @@ from aliascope.figures import (
     fig9_radial_profiles_natural,
 )
 from aliascope.spectra import radial_profile
-from aliascope.statistics import bootstrap_means
+from aliascope.statistics import mean_intervals
 from aliascope.study.presets import ANTIALIASED, BASELINE, ROLES
 from aliascope.study.study import Study
 
@@ -101,7 +101,7 @@ def _means(study: Study) -> dict[str, pd.DataFrame]:
         own = values.query(f"role == {role!r}")
         wide = own.pivot(index=["image_id", "group"], columns="layer_name", values=variants)
         groups = wide.index.get_level_values("group")
-        means[role] = bootstrap_means(wide, groups, seed=study.plan.seed)
+        means[role] = mean_intervals(wide, groups)
     return means
 
 
@@ -124,7 +124,7 @@ def _profiles(study: Study) -> pd.DataFrame:
     for role in ROLES:
         for name in study.pairs:
             kept = energies[role, name]
-            means = bootstrap_means(pd.DataFrame(kept["energy"]), groups, seed=study.plan.seed)
+            means = mean_intervals(pd.DataFrame(kept["energy"]), groups)
             frames.append(
                 pd.DataFrame(
                     {

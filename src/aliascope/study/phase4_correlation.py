@@ -41,7 +41,7 @@ def _correlated(study: Study, values: pd.DataFrame) -> tuple[pd.DataFrame, pd.Da
     wide = wide.reindex(columns=list(study.pairs))
     groups = wide.index.get_level_values("group")
     sis, logits = (
-        correlated(wide, wide.index.get_level_values(name), groups, seed=study.plan.seed)
+        correlated(wide, wide.index.get_level_values(name), groups)
         for name in ("sis", "logit_instability")
     )
     return sis, logits

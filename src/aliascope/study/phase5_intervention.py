@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from aliascope.figures import fig13_avr_intervention, fig14_tradeoff, fig15_radial_overlay
 from aliascope.latency import bench
-from aliascope.statistics import bootstrap_means, paired
+from aliascope.statistics import mean_intervals, paired
 from aliascope.study import phase3_natural_images
 from aliascope.study.presets import ANTIALIASED, BASELINE, ROLES
 from aliascope.study.study import Study
@@ -26,7 +26,7 @@ def compute(study: Study) -> None:
     images = study.joined_images()
     metrics = {role: _metrics(images, role) for role in ROLES}
     study.write_table("phase5_tradeoff", _tradeoff(study, metrics, latency))
-    study.write_rows("effects", _effects(study, metrics, latency))
+    study.write_rows("effects", _effects(metrics, latency))
 
 
 def draw(study: Study) -> Iterator[tuple[str, Figure]]:
@@ -102,7 +102,7 @@ def _tradeoff(
     for role in ROLES:
         frame = metrics[role]
         groups = frame.index.get_level_values("group")
-        means = bootstrap_means(frame, groups, seed=study.plan.seed)
+        means = mean_intervals(frame, groups)
         one, many = (_timed(latency, role, batch) for batch in BATCHES)
         intervals = {
             f"{name}{suffix}": means.loc[name, key]
@@ -133,7 +133,7 @@ def _tradeoff(
     return pd.DataFrame(rows)
 
 
-def _effects(study: Study, metrics: dict[str, pd.DataFrame], latency: pd.DataFrame) -> pd.DataFrame:
+def _effects(metrics: dict[str, pd.DataFrame], latency: pd.DataFrame) -> pd.DataFrame:
     """Relative changes, antialiased against baseline, with intervals."""
     worse = {
         role: pd.DataFrame(
@@ -147,7 +147,7 @@ def _effects(study: Study, metrics: dict[str, pd.DataFrame], latency: pd.DataFra
         for role, frame in metrics.items()
     }
     groups = worse[BASELINE].index.get_level_values("group")
-    both = paired(worse[BASELINE], worse[ANTIALIASED], groups, seed=study.plan.seed)
+    both = paired(worse[BASELINE], worse[ANTIALIASED], groups)
     changes = both.loc[both["n"] > 0, ["change", "change_low", "change_high", "p", "d_z"]]
     for batch in BATCHES:
         row = _timed(latency, ANTIALIASED, batch)

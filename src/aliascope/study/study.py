@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 
 from aliascope.batch import Instrument, prepare
-from aliascope.compare import Comparison, compare, pair_layers
+from aliascope.compare import Comparison, compare
 from aliascope.errors import ImageError, ModelError, RunError
 from aliascope.files import refuse_another, write_file
 from aliascope.images import ImageSource, open_images
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
+from aliascope.pairing import pair_layers
 from aliascope.preprocessing import RESIZE_224, Preprocessing
 from aliascope.records import Progress
 from aliascope.spectra import alias_violation_ratios, power_spectrum
@@ -130,7 +131,7 @@ class Study:
         return dict(zip(table["layer_name"], table["antialiased_layer"], strict=True))
 
     def _paired(self) -> pd.DataFrame:
-        a, b = ([layer.name for layer in self.instruments[role].layers] for role in ROLES)
+        a, b = (self.instruments[role].layers for role in ROLES)
         plan = self.plan
         pairs = pair_layers(plan.baseline, a, plan.antialiased, b, dict(plan.layer_map))
         if not pairs:
@@ -166,7 +167,7 @@ class Study:
     def comparison(self) -> Comparison:
         """The two runs compared."""
         runs = self.runs
-        return compare(*(runs[role] for role in ROLES), layer_map=self.pairs, seed=self.plan.seed)
+        return compare(*(runs[role] for role in ROLES), layer_map=self.pairs)
 
     def require_classifiers(self) -> None:
         """Raise ModelError unless the stability of both models is known."""

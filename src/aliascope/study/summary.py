@@ -12,7 +12,7 @@ from aliascope.errors import RunError
 from aliascope.files import plain
 from aliascope.study.presets import ANTIALIASED, BASELINE, PRESETS, PUBLISHED, ROLES
 from aliascope.study.study import Study
-from aliascope.text import columns, wrapped
+from aliascope.text import columns, interval, number, wrapped
 
 _FORMAT = 1
 
@@ -188,6 +188,6 @@ def _rows(found: dict[str, Any]) -> Iterator[list[str]]:
         cells = [format(value, form) for value in values]
         if change:
             value, low, high = found["changes"][change]
-            yield [title, *cells, f"{value:+.1%} [{low:+.1%}, {high:+.1%}]"]
+            yield [title, *cells, f"{number(value, '+.1%')} {interval(low, high, '+.1%')}"]
         else:
             yield [title, *cells, f"{values[1] - values[0]:+{form}}"]
