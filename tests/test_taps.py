@@ -597,6 +597,65 @@ def test_a_module_on_tokens_shows_its_calls_instead():
     assert torch.equal(tapped.inputs["1.avg_pool2d"], image(16))
 
 
+def even_phases(_, x):
+    """Of (B, H, W, C), which `[..., ::2]` would slice along W and C."""
+    return torch.cat([x[:, ::2, ::2], x[:, 1::2, ::2]], dim=-1)
+
+
+CHANNELS_LAST = {
+    "slices": (even_phases, "1.slice slice 2 16→8 2"),
+    "conv": (
+        lambda _, x: F.conv2d(x.permute(0, 3, 1, 2), torch.ones(4, 16, 3, 3), None, 2, 1),
+        "1.conv2d conv 2 16→8 2",
+    ),
+    "pool": (lambda _, x: F.max_pool2d(x.movedim(-1, 1), 2), "1.max_pool2d max_pool 2 16→8 2"),
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS_LAST)
+def test_a_module_on_channels_last_maps_shows_its_calls(name):
+    function, expected = CHANNELS_LAST[name]
+    net = nn.Sequential(Net(lambda _, x: x.permute(0, 2, 3, 1)), Net(function))
+    x = image(16, chan=16)  # the sides do not tell the axes apart
+    layers = strided_layers(net, x)
+    assert [row(layer) for layer in layers] == rows(expected)
+    with tap(net, layers) as tapped:
+        net(x)
+    assert torch.equal(tapped.inputs[layers[0].name], x)
+
+
+def test_a_module_that_exchanges_axes_and_puts_them_back_is_one_layer():
+    def norm_then_pool(_, x):
+        return F.max_pool2d(F.layer_norm(x.permute(0, 2, 3, 1), (3,)).permute(0, 3, 1, 2), 2)
+
+    (layer,) = strided_layers(nn.Sequential(Net(norm_then_pool)), image(16))
+    assert row(layer) == "0 max_pool 2 16→8 2"
+
+
+def test_of_several_maps_the_one_that_is_sampled_counts():
+    """As torchvision's LastLevelMaxPool, which is passed all levels and pools the last."""
+
+    def forward(net, x):
+        fine = net.stem(x)
+        return net.coarser([fine, net.down(fine)])
+
+    net = Net(
+        forward,
+        stem=nn.Conv2d(3, 4, 3, 2, 1),
+        down=nn.Conv2d(4, 4, 3, 4, 1),
+        coarser=Net(lambda _, maps: [*maps, F.max_pool2d(maps[-1], 1, 2, 0)]),
+    )
+    layers = strided_layers(net, image(64))
+    assert [row(layer) for layer in layers] == rows("""
+        stem             conv     2 64→32 2
+        down             conv     4 32→8  8
+        coarser.max_pool2d max_pool 2 8→4   16
+    """)
+    with tap(net, layers) as tapped:
+        _, coarse, _ = net(image(64))
+    assert torch.equal(tapped.inputs["coarser.max_pool2d"], coarse)
+
+
 @pytest.mark.parametrize(
     ("blur", "kind"),
     [

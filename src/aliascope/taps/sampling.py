@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aliascope.records import Kind
-
-Scale = tuple[int | float, int | float]
+from aliascope.taps.sizes import Scale
 
 
 class Sampling(NamedTuple):
@@ -22,6 +21,8 @@ class Sampling(NamedTuple):
     """What is sampled, as (B, C, H, W)."""
     output_shape: tuple[int, int, int]
     """Channels, rows, columns."""
+    channels_last: bool = False
+    """Whether the call itself reads (B, H, W, C)."""
 
 
 def sampling_of(function: str, args: tuple, kwargs: dict, output: Any) -> Sampling | None:
@@ -136,7 +137,7 @@ def _slice(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
             return Sampling("slice", (1, 1), (rows, columns), x, _image_shape(y))
         case [rows, columns, 1] if rows > 1 and columns > 1:  # channels last, as in token grids
             x, y = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)
-            return Sampling("slice", (1, 1), (rows, columns), x, _image_shape(y))
+            return Sampling("slice", (1, 1), (rows, columns), x, _image_shape(y), True)
     return None
 
 
