@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -22,13 +23,14 @@ from aliascope.taps.sizes import (
     Scale,
     Sides,
     made_sides,
+    map_sides,
     read_sides,
     returned_sides,
 )
 
 _SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 _PADS = {"pad", "_pad", "constant_pad_nd"}
-_WEIGHTED = {"conv2d", "linear"}
+_WEIGHTED = {"conv2d", "convolution", "deform_conv2d", "linear"}
 _PRODUCTS = {
     "matmul",
     "bmm",
@@ -286,8 +288,7 @@ class Trace(Watcher):
         """Every run of a module, in the order in which they ended."""
         self.held: set[int] = set()
         """Calls whose output outlives the forward: returned, or kept somewhere."""
-        self.unexplained: list[str] = []
-        """Where maps get smaller and no operation that samples was seen: a sentence each."""
+        self._falls: dict[str, str] = {}
         self._image = Grid((1, 1), (0, 0), (1, 1))
         self._images = 1
         self._made_by: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
@@ -328,7 +329,7 @@ class Trace(Watcher):
             for tensor in tensors_in(output):
                 grid = self._grid(tensor)
                 if sides := returned_sides(tensor, grid, self._images):
-                    self._corrected(grid, sides, "the end", tensor)
+                    self._corrected(grid, sides, "the end")
             self.held = set(self._made_by.values())
 
     def call(  # noqa: D102
@@ -349,11 +350,12 @@ class Trace(Watcher):
         grid = self._grid(source)
         if sides := read_sides(function, source, inputs[0], grid, self._images):
             where = f"{function} in {frame.name or 'the model'}"
-            grid = self._corrected(grid, sides, where, source)
+            grid = self._corrected(grid, sides, where)
         sampling = sampling and self._known(sampling, function, grid, parents)
         if sampling:
-            grid = grid.sampled(sampling.stride, sampling.output_shape[1:])
-        elif sides := made_sides(function, source, made[0], grid):
+            folded = len(sampling.input) > self._images
+            grid = grid.sampled(sampling.stride, None if folded else sampling.output_shape[1:])
+        elif sides := made_sides(function, source, made[0], grid, self._images):
             grid = grid.bordered(sides)
         if isinstance(output, Tensor):
             args, kwargs = self._without_maps(inputs)
@@ -426,6 +428,8 @@ class Trace(Watcher):
         if not self._is_one(frame, indices, x):
             return frame.found
         before = self._image if frame.source is None else self.calls[frame.source].grid
+        if sides := map_sides(x, before, self._images):
+            before = before.corrected(sides)
         after = calls[-1].grid
         stride = after.scale[0] / before.scale[0], after.scale[1] / before.scale[1]
         samplings = [call.sampling for call in calls]
@@ -464,9 +468,11 @@ class Trace(Watcher):
         return tuple(maker for maker in makers if maker != _CONSTANT)
 
     def _grid(self, source: Tensor) -> Grid:
-        """The grid of a map; of what is none, the image's."""
+        """The grid of a map; of what was made out of sight, the image's until sizes tell."""
         maker = self._maker(source)
-        return self._image if maker is None else self.calls[maker].grid
+        if maker is None:
+            return self._image._replace(coarsest=(inf, inf))
+        return self.calls[maker].grid
 
     def _source(self, read: list[Tensor], *, leading: bool) -> Tensor:
         """The input whose grid a call keeps: the first one, or else the largest.
@@ -477,17 +483,22 @@ class Trace(Watcher):
         known = [tensor for tensor in read if self._maker(tensor) is not None] or read[:1]
         return known[0] if leading else max(known, key=Tensor.numel)
 
-    def _corrected(self, grid: Grid, sides: Sides, where: str, x: Tensor) -> Grid:
+    def _corrected(self, grid: Grid, sides: Sides, where: str) -> Grid:
         """The grid that the sizes tell; a fall that is seen in them alone is noted."""
         found = grid.corrected(sides)
-        if found.coarser_than(grid) and self._maker(x) is not None:
+        if found.coarser_than(grid):
             fall = " to ".join(f"{rows}×{columns}" for rows, columns in (grid.sides, found.sides))
-            sentence = (
-                f"before {where}, maps fall from {fall} samples by no operation that was seen"
-            )
-            if sentence not in self.unexplained:
-                self.unexplained.append(sentence)
+            # Residual sums would show it again in all blocks that follow.
+            self._falls.setdefault(fall, where)
         return found
+
+    @property
+    def unexplained(self) -> list[str]:
+        """Where maps get smaller and no operation that samples was seen: a sentence each."""
+        return [
+            f"before {where}, maps fall from {fall} samples by no operation that was seen"
+            for fall, where in self._falls.items()
+        ]
 
     def _on_image(self, sampling: Sampling, scale: Scale) -> bool:
         """Whether the axes are the image's; rotary embeddings slice tokens and features."""

@@ -9,18 +9,15 @@ Sides = tuple[int, int]
 
 _ON_MAPS = frozenset(
     {"conv2d", "conv_transpose2d", "convolution", "deform_conv2d", "batch_norm", "instance_norm"}
-    | {"max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "lp_pool2d", "unfold"}
+    | {"max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "lp_pool2d"}
     | {"adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"}
     | {"interpolate", "pixel_shuffle", "pixel_unshuffle", "grid_sample", "group_norm"}
 )
 """Functions of (B, C, H, W) alone: their rows and columns are certain."""
 _ON_TOKENS = frozenset({"layer_norm", "rms_norm"})
 """Functions of (B, N, C) and (B, H, W, C)."""
-_AT_BORDERS = frozenset(
-    {"pad", "_pad", "constant_pad_nd", "narrow", "chunk", "split", "tensor_split"}
-    | {"unsafe_chunk", "unsafe_split", "__getitem__", "roi_align", "roi_pool"}
-)
-"""Functions that move the borders of a map, and leave its grid."""
+_AT_BORDERS = frozenset({"pad", "_pad", "constant_pad_nd", "roi_align", "roi_pool"})
+"""Functions that move the borders of a map, and leave its grid; crops are seen by their memory."""
 ON_THE_FIRST = _ON_MAPS | _ON_TOKENS | _AT_BORDERS
 """Functions whose first map gives the grid."""
 _ALIKE = 1.5
@@ -37,9 +34,11 @@ class Grid(NamedTuple):
     coarsest: Scale
     """The largest scale of the maps that it was made from."""
 
-    def sampled(self, stride: Scale, sides: Sides) -> "Grid":
-        """Of every s-th sample of it."""
+    def sampled(self, stride: Scale, sides: Sides | None) -> "Grid":
+        """Of every s-th sample of it, whose rows and columns may be known."""
         scale = _product(self.scale, stride)
+        rows, columns = (-int(-side // step) for side, step in zip(self.sides, stride, strict=True))
+        sides = sides or (rows, columns)
         kept = zip(self.sides, sides, stride, strict=True)
         rows, columns = (old if new == step == 1 else new for old, new, step in kept)
         return Grid(scale, (rows, columns), _larger(self.coarsest, scale))
@@ -70,10 +69,10 @@ def read_sides(function: str, x: Tensor, args: tuple, grid: Grid, images: int) -
         x: what it reads.
         args: all its positional arguments.
         grid: of x, as far as is known.
-        images: in the batch. Where more are in x, space was folded into the batch.
+        images: in the batch.
     """
-    if function in _ON_MAPS and x.ndim == 4 and len(x) <= images:
-        return x.shape[2], x.shape[3]
+    if function in _ON_MAPS and x.ndim == 4:
+        return map_sides(x, grid, images)
     channels_last = function in _ON_TOKENS and len(args) > 1 and len(args[1]) == 1
     if channels_last and x.ndim == 4 and len(x) <= images:
         return _like(grid, (x.shape[1], x.shape[2]))
@@ -85,13 +84,22 @@ def read_sides(function: str, x: Tensor, args: tuple, grid: Grid, images: int) -
     return None
 
 
-def made_sides(function: str, x: Tensor, y: Tensor, grid: Grid) -> Sides | None:
+def map_sides(x: Tensor, grid: Grid, images: int) -> Sides | None:
+    """Rows and columns of (B, C, H, W); where its windows lie in the batch, of all together."""
+    own, known = x.shape[2] * x.shape[3], grid.sides[0] * grid.sides[1]
+    if len(x) <= images or own == known:
+        return x.shape[2], x.shape[3]
+    finer = round((len(x) * own / (images * max(known, 1))) ** 0.5)
+    return (grid.sides[0] * finer, grid.sides[1] * finer) if finer > 1 else None
+
+
+def made_sides(function: str, x: Tensor, y: Tensor, grid: Grid, images: int) -> Sides | None:
     """Rows and columns of a map that a function made on the grid of what it read."""
-    if x.ndim != 4 or y.ndim != 4:
+    if len(x) > images or x.ndim != 4 or y.ndim != 4:
         return None
     if function in _ON_MAPS:
         return y.shape[2], y.shape[3]
-    if function in _AT_BORDERS:
+    if function in _AT_BORDERS or y.stride() == x.stride():
         for rows, columns in ((2, 3), (1, 2)):
             sides = zip((x.shape[rows], x.shape[columns]), grid.sides, strict=True)
             if all(side in (known, 1) for side, known in sides):
@@ -100,11 +108,13 @@ def made_sides(function: str, x: Tensor, y: Tensor, grid: Grid) -> Sides | None:
 
 
 def returned_sides(y: Tensor, grid: Grid, images: int) -> Sides | None:
-    """Rows and columns of a map that the model returns, channels first or last."""
+    """Rows and columns of a map that the model returns, channels first or last, if others."""
     if y.ndim != 4 or len(y) > images:
         return None
     first, last = ((y.shape[i], y.shape[i + 1]) for i in (2, 1))
-    return next((s for s in (first, last) if grid.corrected(s).scale == grid.scale), first)
+    if any(grid.corrected(sides).scale == grid.scale for sides in (first, last)):
+        return None
+    return _like(grid, first) or _like(grid, last)
 
 
 def _like(grid: Grid, sides: Sides) -> Sides | None:
