@@ -15,6 +15,7 @@ from timm.layers import BlurPool2d
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.overrides import BaseTorchFunctionMode, _get_current_function_mode_stack
+from torchvision.ops import deform_conv2d
 
 from aliascope.errors import ModelError
 from aliascope.fusion import fuse_batch_norm
@@ -443,6 +444,39 @@ CALLS = {
         lambda x: torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=1),
         "slice slice 2 28→14 2",
     ),
+    "index by steps": (
+        lambda x: x[:, :, torch.arange(1, 28, 2)][..., np.arange(0, 28, 2)],
+        """
+        slice   slice 2×1 28→14×28 2×1
+        slice#2 slice 1×2 14×28→14 2
+        """,
+    ),
+    "index_select": (
+        lambda x: x.index_select(-1, torch.arange(0, 28, 4)),
+        "index_select slice 1×4 28→28×7 1×4",
+    ),
+    "index without a step": (lambda x: x[:, :, torch.tensor([0, 5, 6])], ""),
+    "patches as columns": (
+        lambda x: F.unfold(x, (3, 5), stride=2, padding=(1, 2)).unflatten(2, (14, 14)),
+        "unfold slice 2 28→14 2",
+    ),
+    "patches at every sample": (lambda x: F.unfold(x, 3, padding=1), ""),
+    "torch.convolution": (
+        lambda x: torch.convolution(x, KERNEL, None, [2, 1], [1, 1], [1, 1], False, [0, 0], 1),
+        "convolution conv 2×1 28→14×28 2×1",
+    ),
+    "deformable": (
+        lambda x: deform_conv2d(x, torch.zeros(1, 18, 14, 14), KERNEL, stride=2, padding=1),
+        "deform_conv2d conv 2 28→14 2",
+    ),
+    "grid_sample": (
+        lambda x: F.grid_sample(x, torch.zeros(1, 7, 14, 2), align_corners=False),
+        "grid_sample interpolate 4×2 28→7×14 4×2",
+    ),
+    "fractional max": (
+        lambda x: F.fractional_max_pool2d(x, 2, output_size=14),
+        "fractional_max_pool2d max_pool 2 28→14 2",
+    ),
     "twice the same": (
         lambda x: F.max_pool2d(F.max_pool2d(x, 2), 2),
         """
@@ -494,6 +528,112 @@ def test_a_bare_call_is_tapped_at_its_argument(name):
     if "gate" not in name and "up" not in name:
         first = tapped.inputs[layers[0].name]
         assert torch.equal(first, (image(28) - 0.5).relu())
+
+
+def quarter(x):
+    return x.unflatten(2, (-1, 2)).unflatten(4, (-1, 2))
+
+
+def tokens_of_four(x):
+    """As Hiera pools: over one axis of four, once the tokens are in an order of its own."""
+    return F.layer_norm(tokens(x).view(1, 4, -1, x.shape[1]).amax(1), (x.shape[1],))
+
+
+UNSEEN = {
+    "view and max": lambda x: quarter(x).amax((3, 5)),
+    "view and index": lambda x: quarter(x)[:, :, :, 0, :, 1],
+    "a strided view": lambda x: x.contiguous().as_strided((1, 3, 14, 14), (2352, 784, 56, 2)),
+    "unfold": lambda x: x.unfold(2, 2, 2).unfold(3, 2, 2)[..., 0, 0],
+    "in three dimensions": lambda x: F.max_pool3d(x, (1, 2, 2)),
+    "vmap": torch.vmap(lambda one: F.max_pool2d(one, 2)),
+    "the spectrum": lambda x: torch.fft.irfft2(torch.fft.rfft2(x)[:, :, :14, :8], s=(14, 14)),
+    "rows, then columns, channels last": lambda x: x.permute(0, 2, 3, 1)[:, ::2][:, :, ::2],
+    "tokens": tokens_of_four,
+    "flattened maps": lambda x: F.layer_norm(F.avg_pool1d(x.flatten(2), 4).mT, (3,)),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_where_maps_fall_without_an_operation_that_is_seen(name):
+    norms = [] if "tokens" in name or "last" in name or "flat" in name else [nn.BatchNorm2d(3)]
+    down = Net(lambda _, x: UNSEEN[name](x))
+    recorded = trace(nn.Sequential(nn.Conv2d(3, 3, 3, 1, 1), down, *norms), image(28))
+    assert recorded.strided_layers() == []
+    (sentence,) = recorded.unexplained
+    assert "fall from 28×28 to 14×14 samples" in sentence
+
+
+def test_a_fall_that_only_the_result_shows():
+    recorded = trace(Net(lambda net, x: quarter(x).mean((3, 5))), image(28))
+    assert recorded.unexplained == [
+        "before the end, maps fall from 28×28 to 14×14 samples by no operation that was seen"
+    ]
+
+
+def test_strides_behind_an_unseen_operation_count_it():
+    net = Net(lambda net, x: net.conv(quarter(x).amax((3, 5))), conv=nn.Conv2d(3, 4, 3, 2, 1))
+    assert [row(layer) for layer in strided_layers(net, image(28))] == ["conv conv 2 14→7 4"]
+
+
+def test_windows_in_the_batch_keep_the_scale_of_the_map():
+    """As TNT cuts the image into patches, each of which a convolution samples."""
+    cut = Net(lambda _, x: F.unfold(x, 7, stride=7).mT.reshape(-1, 3, 7, 7))
+    layers = strided_layers(nn.Sequential(cut, nn.Conv2d(3, 4, 3, 2, 1)), image(28))
+    assert [row(layer) for layer in layers] == ["0 slice 7 28→4 7", "1 conv 2 7→4 2"]
+
+
+def test_a_fall_is_told_once():
+    """Residual sums keep the grid that the data flow gives, which is the finer one."""
+
+    def block(net, x):
+        return x + F.layer_norm(x, (3,))
+
+    blocks = (Net(block) for _ in range(2))
+    down = Net(lambda net, x: net.same(tokens(x)).view(1, 4, -1, 3).amax(1), same=nn.Identity())
+    (sentence,) = trace(nn.Sequential(down, *blocks), image(28)).unexplained
+    assert sentence.startswith("before layer_norm in 1, maps fall from 28×28 to 14×14 samples")
+
+
+def windows(x):
+    return x.unflatten(3, (4, 7)).unflatten(2, (4, 7)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+def coordinate_gate(net, x):
+    """Means over rows and over columns, as one strip through a convolution."""
+    strip = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).mT], dim=2)
+    rows, columns = net.conv(strip).split([28, 28], dim=2)
+    return net.conv(x * rows.sigmoid() * columns.mT.sigmoid())
+
+
+def talking_heads(net, x):
+    """A convolution over queries × keys, and one over the map that they make."""
+    q = tokens(F.max_pool2d(x, 4))
+    weights = net.conv((q @ q.mT).expand(1, 3, -1, -1)).softmax(-1)
+    return net.conv((weights.mean(1) @ q).mT.unflatten(2, (7, 7)))
+
+
+NO_FALL = {
+    "crop": lambda net, x: net.conv(x[..., 7:-7, 7:-7]),
+    "half": lambda net, x: net.conv(x.chunk(2, dim=3)[0]),
+    "windows": lambda net, x: net.conv(windows(x)),
+    "borders": lambda net, x: F.pad(F.conv2d(x, torch.ones(3, 3, 15, 15)), (0, 9, 0, 9)),
+    "a mean": lambda net, x: net.conv(x.mean((2, 3), keepdim=True)) * x,
+    "means of rows and columns": coordinate_gate,
+    "talking heads": talking_heads,
+    "a class token": lambda net, x: F.layer_norm(tokens(x)[:, :1], (3,)),
+    "registers": lambda net, x: F.layer_norm(F.pad(tokens(x), (0, 0, 5, 0)), (3,)),
+    "channels last": lambda net, x: F.layer_norm(x.permute(0, 2, 3, 1), (3,)),
+    "positions": lambda net, x: x + net.conv(torch.zeros(1, 3, 7, 7).cumsum(2)).mean(),
+    "the norm of queries": lambda net, x: F.layer_norm(
+        tokens(x).unflatten(2, (3, 1)).transpose(1, 2), (1,)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_FALL)
+def test_what_is_no_downsampling_is_not_called_one(name):
+    recorded = trace(Net(NO_FALL[name], conv=nn.Conv2d(3, 3, 1)), image(28))
+    assert recorded.unexplained == []
 
 
 def test_bare_calls_are_named_after_the_module_around_them():
@@ -595,6 +735,65 @@ def test_a_module_on_tokens_shows_its_calls_instead():
     with tap(net, layers) as tapped:
         net(image(16))
     assert torch.equal(tapped.inputs["1.avg_pool2d"], image(16))
+
+
+def even_phases(_, x):
+    """Of (B, H, W, C), which `[..., ::2]` would slice along W and C."""
+    return torch.cat([x[:, ::2, ::2], x[:, 1::2, ::2]], dim=-1)
+
+
+CHANNELS_LAST = {
+    "slices": (even_phases, "1.slice slice 2 16→8 2"),
+    "conv": (
+        lambda _, x: F.conv2d(x.permute(0, 3, 1, 2), torch.ones(4, 16, 3, 3), None, 2, 1),
+        "1.conv2d conv 2 16→8 2",
+    ),
+    "pool": (lambda _, x: F.max_pool2d(x.movedim(-1, 1), 2), "1.max_pool2d max_pool 2 16→8 2"),
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS_LAST)
+def test_a_module_on_channels_last_maps_shows_its_calls(name):
+    function, expected = CHANNELS_LAST[name]
+    net = nn.Sequential(Net(lambda _, x: x.permute(0, 2, 3, 1)), Net(function))
+    x = image(16, chan=16)  # the sides do not tell the axes apart
+    layers = strided_layers(net, x)
+    assert [row(layer) for layer in layers] == rows(expected)
+    with tap(net, layers) as tapped:
+        net(x)
+    assert torch.equal(tapped.inputs[layers[0].name], x)
+
+
+def test_a_module_that_exchanges_axes_and_puts_them_back_is_one_layer():
+    def norm_then_pool(_, x):
+        return F.max_pool2d(F.layer_norm(x.permute(0, 2, 3, 1), (3,)).permute(0, 3, 1, 2), 2)
+
+    (layer,) = strided_layers(nn.Sequential(Net(norm_then_pool)), image(16))
+    assert row(layer) == "0 max_pool 2 16→8 2"
+
+
+def test_of_several_maps_the_one_that_is_sampled_counts():
+    """As torchvision's LastLevelMaxPool, which is passed all levels and pools the last."""
+
+    def forward(net, x):
+        fine = net.stem(x)
+        return net.coarser([fine, net.down(fine)])
+
+    net = Net(
+        forward,
+        stem=nn.Conv2d(3, 4, 3, 2, 1),
+        down=nn.Conv2d(4, 4, 3, 4, 1),
+        coarser=Net(lambda _, maps: [*maps, F.max_pool2d(maps[-1], 1, 2, 0)]),
+    )
+    layers = strided_layers(net, image(64))
+    assert [row(layer) for layer in layers] == rows("""
+        stem             conv     2 64→32 2
+        down             conv     4 32→8  8
+        coarser.max_pool2d max_pool 2 8→4   16
+    """)
+    with tap(net, layers) as tapped:
+        _, coarse, _ = net(image(64))
+    assert torch.equal(tapped.inputs["coarser.max_pool2d"], coarse)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def prepare(
         output, singly = _alone(module, layers, example.to(place))
     notices = [preprocessing.notice] if preprocessing.notice else []
     notices += [f"{name}: what it decimates is not measured: {x}" for name, x in missing.items()]
+    notices += recorded.unexplained
     if singly:
         notices.append("what else is in a batch changes the maps: each view is measured alone")
     classes, no_classifier = None, ""

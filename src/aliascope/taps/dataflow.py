@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -15,11 +16,21 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from aliascope.errors import ModelError
 from aliascope.layers import Downsampler
 from aliascope.records import Kind, StridedLayer
-from aliascope.taps.sampling import Sampling, Scale, sampling_of, tensors_in
+from aliascope.taps.sampling import Sampling, sampling_of, tensors_in
+from aliascope.taps.sizes import (
+    ON_THE_FIRST,
+    Grid,
+    Scale,
+    Sides,
+    made_sides,
+    map_sides,
+    read_sides,
+    returned_sides,
+)
 
 _SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 _PADS = {"pad", "_pad", "constant_pad_nd"}
-_WEIGHTED = {"conv2d", "linear"}
+_WEIGHTED = {"conv2d", "convolution", "deform_conv2d", "linear"}
 _PRODUCTS = {
     "matmul",
     "bmm",
@@ -27,6 +38,11 @@ _PRODUCTS = {
     "scaled_dot_product_attention",
     "multi_head_attention_forward",
 }
+_RESHAPES = {
+    *("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "einsum"),
+    *("view", "reshape", "flatten", "unflatten", "__get__"),  # x.mT is a __get__
+}
+"""What may exchange the axes of a map."""
 _CONSTANT = -1
 """Maker of parameters, buffers and what is computed from them alone."""
 _BLANK = torch.empty(0)
@@ -42,8 +58,13 @@ class Call(NamedTuple):
     """The calls that made its inputs."""
     sampling: Sampling | None
     """Without values: a trace keeps no map alive."""
-    scale: Scale
-    """Image pixels per sample of its output."""
+    grid: Grid
+    """On which the samples of its output lie."""
+
+    @property
+    def scale(self) -> Scale:
+        """Image pixels per sample of its output."""
+        return self.grid.scale
 
 
 class Made(NamedTuple):
@@ -116,7 +137,7 @@ class Frame:
     layer: str
     """Its name as a layer, numbered."""
     leaf: bool
-    """Whether it is one layer, whatever it calls: a module on a map, without children."""
+    """Whether it can be one layer, whatever it calls: a module on a map, without children."""
     input: Tensor | None
     downsampler: nn.Module | None = None
     """The module, where it is one of aliascope's own: a layer, whatever it computes and holds."""
@@ -125,6 +146,12 @@ class Frame:
     first_call: int = 0
     read: int | None = None
     """The call that made its first positional argument."""
+    source: int | None = None
+    """The call that made its input."""
+    found: list[tuple[int, StridedLayer]] = field(default_factory=list)
+    """The calls in it that downsample: layers of their own, unless it is one."""
+    channels_last: bool = False
+    """Whether one of them reads (B, H, W, C)."""
 
 
 class Watcher(TorchFunctionMode):
@@ -173,7 +200,7 @@ class Watcher(TorchFunctionMode):
             within = self.frames[-1].downsampler or self.frames[-1].hidden
             sampling = None if within else sampling_of(function, args, kwargs, output)
             layer = None
-            if sampling and not self.frames[-1].leaf and max(sampling.stride) > 1:
+            if sampling and max(sampling.stride) > 1:
                 layer = self._numbered(_call_name(self.frames[-1].name, function))
             replacement = self.call(func, (args, kwargs), output, sampling, layer)
             return output if replacement is None else replacement
@@ -182,7 +209,7 @@ class Watcher(TorchFunctionMode):
     def call(
         self, func: Callable, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
     ) -> Any:
-        """A torch function returned; as a layer of its own it has a name.
+        """A torch function returned; where it downsamples, it has a name as a layer of its own.
 
         What this returns takes the output's place, unless it is None.
         """
@@ -261,7 +288,9 @@ class Trace(Watcher):
         """Every run of a module, in the order in which they ended."""
         self.held: set[int] = set()
         """Calls whose output outlives the forward: returned, or kept somewhere."""
-        self._image_size: Sequence[int] = ()
+        self._falls: dict[str, str] = {}
+        self._image = Grid((1, 1), (0, 0), (1, 1))
+        self._images = 1
         self._made_by: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self._layers: list[tuple[int, StridedLayer]] = []
         self._sliced: set[tuple] = set()
@@ -272,9 +301,12 @@ class Trace(Watcher):
         if not name:
             for constant in (*module.parameters(), *module.buffers()):
                 self._made_by[constant] = _CONSTANT
-            self._record(Call("input", "", (), None, (1, 1)), tensors_in(inputs))
-            self._image_size = frame.input.shape[2:] if frame.input is not None else ()
+            if frame.input is not None and frame.input.ndim == 4:
+                self._images, _, rows, columns = frame.input.shape
+                self._image = Grid((1, 1), (rows, columns), (1, 1))
+            self._record(Call("input", "", (), None, self._image), tensors_in(inputs))
         frame.first_call = len(self.calls)
+        frame.source = None if frame.input is None else self._maker(frame.input)
         positional = inputs[0][:1]
         if positional and isinstance(positional[0], Tensor):
             frame.read = self._maker(positional[0])
@@ -284,20 +316,20 @@ class Trace(Watcher):
         super().end(output)
         if frame.downsampler:
             self._downsampled(frame, frame.downsampler, output)
-        inside = range(frame.first_call, len(self.calls)) if frame.leaf else ()
-        samplings = [index for index in inside if self.calls[index].sampling]
-        if samplings and frame.input is not None:
-            before, after = self._scale([frame.input]), self.calls[samplings[-1]].scale
-            stride = (after[0] / before[0], after[1] / before[1])
-            self._add(frame.layer, samplings, stride, frame.input)
+        if frame.leaf and frame.input is not None:
+            self._layers += self._together(frame, frame.input)
         unseen = [tensor for tensor in tensors_in(output) if tensor not in self._made_by]
         if unseen and frame.input is not None:
             # Scripted functions and custom gradients are out of sight: their module stands in.
-            read = [frame.input]
-            self._record(Call("", frame.name, self._parents(read), None, self._scale(read)), unseen)
+            parents, grid = self._parents([frame.input]), self._grid(frame.input)
+            self._record(Call("", frame.name, parents, None, grid), unseen)
         made = self._maker(output) if isinstance(output, Tensor) else None
         self.spans.append(Span(frame.name, frame.first_call, len(self.calls), frame.read, made))
         if not self.frames:
+            for tensor in tensors_in(output):
+                grid = self._grid(tensor)
+                if sides := returned_sides(tensor, grid, self._images):
+                    self._corrected(grid, sides, "the end")
             self.held = set(self._made_by.values())
 
     def call(  # noqa: D102
@@ -312,22 +344,39 @@ class Trace(Watcher):
             for tensor in made:
                 self._made_by[tensor] = _CONSTANT
             return
-        parents = self._parents(read)
-        scale = self._scale(read, leading=bool(sampling) or function in _PRODUCTS)
-        if sampling and function == "__getitem__" and not self._on_image(sampling, scale):
-            sampling = None
-        if sampling and sampling.kind == "blur_pool" and self._reads_dense_max(parents):
-            sampling = sampling._replace(kind="max_blur_pool")
-        step = sampling.stride if sampling else (1, 1)
-        if sampling and sampling.kind == "conv" and sampling.kernel == step and scale == (1, 1):
-            sampling = sampling._replace(kind="patch_embed")
-        scale = (scale[0] * step[0], scale[1] * step[1])
+        parents, frame = self._parents(read), self.frames[-1]
+        leading = bool(sampling) or function in _PRODUCTS or function in ON_THE_FIRST
+        source = self._source(read, leading=leading)
+        grid = self._grid(source)
+        if sides := read_sides(function, source, inputs[0], grid, self._images):
+            where = f"{function} in {frame.name or 'the model'}"
+            grid = self._corrected(grid, sides, where)
+        sampling = sampling and self._known(sampling, function, grid, parents)
+        if sampling:
+            folded = len(sampling.input) > self._images
+            grid = grid.sampled(sampling.stride, None if folded else sampling.output_shape[1:])
+        elif sides := made_sides(function, source, made[0], grid, self._images):
+            grid = grid.bordered(sides)
         if isinstance(output, Tensor):
             args, kwargs = self._without_maps(inputs)
             self.programs[len(self.calls)] = Program(func, args, kwargs)
-        self._record(Call(function, self.frames[-1].name, parents, sampling, scale), made)
+        self._record(Call(function, frame.name, parents, sampling, grid), made)
         if sampling and layer and not self._is_another_phase(sampling, parents):
-            self._add(layer, [len(self.calls) - 1], step, sampling.input, function)
+            found = _layer(layer, [sampling], sampling.stride, grid, sampling.input, function)
+            (frame.found if frame.leaf else self._layers).append((len(self.calls) - 1, found))
+            frame.channels_last |= sampling.channels_last
+
+    def _known(
+        self, sampling: Sampling, function: str, grid: Grid, parents: tuple[int, ...]
+    ) -> Sampling | None:
+        """What a call samples, now that it is known where the map comes from."""
+        if function == "__getitem__" and not self._on_image(sampling, grid.scale):
+            return None
+        if sampling.kind == "blur_pool" and self._reads_dense_max(parents):
+            return sampling._replace(kind="max_blur_pool")
+        if sampling.kind == "conv" and sampling.kernel == sampling.stride and grid.scale == (1, 1):
+            return sampling._replace(kind="patch_embed")
+        return sampling
 
     def _downsampled(self, frame: Frame, module: nn.Module, output: Any) -> None:
         """Record one of aliascope's own downsamplers as a single call that samples."""
@@ -342,10 +391,9 @@ class Trace(Watcher):
         kind: Kind = "max_blur_pool" if dense_max else "blur_pool"
         shape = (output.shape[1], output.shape[2], output.shape[3])
         sampling = Sampling(kind, size, strides, frame.input, shape)
-        rows, columns = self._scale([frame.input])
-        scale = (rows * strides[0], columns * strides[1])
+        grid = self._grid(frame.input).sampled(strides, shape[1:])
         parents = self._parents([output])
-        self._record(Call("downsample", frame.name, parents, sampling, scale), [output])
+        self._record(Call("downsample", frame.name, parents, sampling, grid), [output])
 
     def _without_maps(self, nested: Any) -> Any:
         """Arguments with a `Made` for each map in them; a trace keeps no map alive."""
@@ -370,52 +418,91 @@ class Trace(Watcher):
         for tensor in made:
             self._made_by[tensor] = len(self.calls) - 1
 
-    def _add(
-        self,
-        name: str,
-        samplings: list[int],
-        stride: Scale,
-        x: Tensor,
-        function: str | None = None,
-    ) -> None:
-        """A layer, from the calls in it that change the grid."""
-        first, last = self.calls[samplings[0]], self.calls[samplings[-1]]
-        if first.sampling is None or last.sampling is None or max(stride) <= 1:
-            return
-        _, channels, height, width = x.shape
-        layer = StridedLayer(
-            name=name,
-            kind=first.sampling.kind,
-            kernel=first.sampling.kernel,
-            stride=_tidy(stride),
-            input_shape=(channels, height, width),
-            output_shape=last.sampling.output_shape,
-            cumulative_stride=_tidy(last.scale),
-            order=0,
-            shortcut=False,
-            function=function,
+    def _together(self, frame: Frame, x: Tensor) -> list[tuple[int, StridedLayer]]:
+        """The layers that a module without children is: itself, or the calls in it."""
+        inside = enumerate(self.calls[frame.first_call :], frame.first_call)
+        sampled = [(index, call) for index, call in inside if call.sampling]
+        if not sampled:
+            return []
+        indices, calls = zip(*sampled, strict=True)
+        if not self._is_one(frame, indices, x):
+            return frame.found
+        before = self._image if frame.source is None else self.calls[frame.source].grid
+        if sides := map_sides(x, before, self._images):
+            before = before.corrected(sides)
+        after = calls[-1].grid
+        stride = after.scale[0] / before.scale[0], after.scale[1] / before.scale[1]
+        samplings = [call.sampling for call in calls]
+        layer = _layer(frame.layer, samplings, stride, after, x)
+        return [(indices[0], layer)] if max(stride) > 1 else []
+
+    def _is_one(self, frame: Frame, samplings: Sequence[int], x: Tensor) -> bool:
+        """Whether all that a module samples is the map that it is passed, as (B, C, H, W)."""
+        sources, between, waiting = set(), set(), list(samplings)
+        while waiting:
+            for parent in self.calls[waiting.pop()].parents:
+                if parent < frame.first_call:
+                    sources.add(parent)
+                elif parent not in between:
+                    between.add(parent)
+                    waiting.append(parent)
+        if frame.channels_last or not sources <= {frame.source}:
+            return False
+        if not _RESHAPES & {self.calls[index].function for index in between}:
+            return True
+        # Its axes may have been exchanged: it can only be told by its sides, where they differ.
+        read = next((layer for call, layer in frame.found if call == samplings[0]), None)
+        return (
+            read is not None
+            and x.shape[1] != x.shape[3]
+            and all(
+                abs(side - own) <= taps
+                for side, own, taps in zip(
+                    x.shape[2:], read.input_shape[1:], read.kernel, strict=True
+                )
+            )
         )
-        self._layers.append((samplings[0], layer))
 
     def _parents(self, read: list[Tensor]) -> tuple[int, ...]:
         makers = dict.fromkeys(self._made_by.get(tensor, _CONSTANT) for tensor in read)
         return tuple(maker for maker in makers if maker != _CONSTANT)
 
-    def _scale(self, read: list[Tensor], *, leading: bool = False) -> Scale:
-        """The grid that a call's inputs lie on: that of the first one, or else of the largest.
+    def _grid(self, source: Tensor) -> Grid:
+        """The grid of a map; of what was made out of sight, the image's until sizes tell."""
+        maker = self._maker(source)
+        if maker is None:
+            return self._image._replace(coarsest=(inf, inf))
+        return self.calls[maker].grid
+
+    def _source(self, read: list[Tensor], *, leading: bool) -> Tensor:
+        """The input whose grid a call keeps: the first one, or else the largest.
 
         What is smaller is spread over the largest; the product of queries and keys lies on the
         grid of the queries.
         """
-        known = [tensor for tensor in read if self._made_by.get(tensor, _CONSTANT) != _CONSTANT]
-        if not known:
-            return (1, 1)
-        source = known[0] if leading else max(known, key=Tensor.numel)
-        return self.calls[self._made_by[source]].scale
+        known = [tensor for tensor in read if self._maker(tensor) is not None] or read[:1]
+        return known[0] if leading else max(known, key=Tensor.numel)
+
+    def _corrected(self, grid: Grid, sides: Sides, where: str) -> Grid:
+        """The grid that the sizes tell; a fall that is seen in them alone is noted."""
+        found = grid.corrected(sides)
+        if found.coarser_than(grid):
+            fall = " to ".join(f"{rows}×{columns}" for rows, columns in (grid.sides, found.sides))
+            # Residual sums would show it again in all blocks that follow.
+            self._falls.setdefault(fall, where)
+        return found
+
+    @property
+    def unexplained(self) -> list[str]:
+        """Where maps get smaller and no operation that samples was seen: a sentence each."""
+        return [
+            f"before {where}, maps fall from {fall} samples by no operation that was seen"
+            for fall, where in self._falls.items()
+        ]
 
     def _on_image(self, sampling: Sampling, scale: Scale) -> bool:
         """Whether the axes are the image's; rotary embeddings slice tokens and features."""
-        sides = zip(sampling.input.shape[2:], scale, self._image_size, strict=False)
+        sides = zip(sampling.input.shape[2:], scale, self._image.sides, strict=False)
         return all(0.25 <= side * step / whole <= 4 for side, step, whole in sides)
 
     def _is_another_phase(self, sampling: Sampling, parents: tuple[int, ...]) -> bool:
@@ -469,6 +556,30 @@ class Trace(Watcher):
                 if fewer < more:
                     shortcuts |= only[0]
         return shortcuts
+
+
+def _layer(
+    name: str,
+    samplings: Sequence[Any],
+    stride: Scale,
+    grid: Grid,
+    x: Tensor,
+    function: str | None = None,
+) -> StridedLayer:
+    """A layer, from what it reads, what samples in it, and the grid behind it."""
+    _, channels, height, width = x.shape
+    return StridedLayer(
+        name=name,
+        kind=samplings[0].kind,
+        kernel=samplings[0].kernel,
+        stride=_tidy(stride),
+        input_shape=(channels, height, width),
+        output_shape=samplings[-1].output_shape,
+        cumulative_stride=_tidy(grid.scale),
+        order=0,
+        shortcut=False,
+        function=function,
+    )
 
 
 def _tidy(scale: Scale) -> tuple[float, float]:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aliascope.records import Kind
-
-Scale = tuple[int | float, int | float]
+from aliascope.taps.sizes import Scale
 
 
 class Sampling(NamedTuple):
@@ -22,6 +23,8 @@ class Sampling(NamedTuple):
     """What is sampled, as (B, C, H, W)."""
     output_shape: tuple[int, int, int]
     """Channels, rows, columns."""
+    channels_last: bool = False
+    """Whether the call itself reads (B, H, W, C)."""
 
 
 def sampling_of(function: str, args: tuple, kwargs: dict, output: Any) -> Sampling | None:
@@ -29,7 +32,9 @@ def sampling_of(function: str, args: tuple, kwargs: dict, output: Any) -> Sampli
     reader = _SAMPLERS.get(function)
     y = next(tensors_in(output), None) if reader else None
     x = _argument(args, kwargs, 0, "input", None) if reader else None
-    if reader is None or x is None or y is None or x.ndim != 4 or y.ndim != 4:
+    if reader is None or x is None or y is None or x.ndim != 4:
+        return None
+    if y.ndim != (3 if function == "unfold" else 4):
         return None
     return reader(x, y, args, kwargs)
 
@@ -72,6 +77,35 @@ def _conv(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
         return None
     kind: Kind = "blur_pool" if _is_blur(weight) else "conv"
     return Sampling(kind, tuple(weight.shape[2:]), stride, x, _image_shape(y))
+
+
+def _convolution(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
+    """`torch.convolution`, which is both."""
+    transposed = _argument(args, kwargs, 6, "transposed", False)
+    return (_transposed_conv if transposed else _conv)(x, y, args, kwargs)
+
+
+def _deformed_conv(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
+    """Torchvision's operator: the weight comes second, each number of a pair on its own."""
+    del kwargs
+    _, weight, _, _, _, rows, columns, *_ = args
+    if (rows, columns) == (1, 1):
+        return None
+    return Sampling("conv", tuple(weight.shape[2:]), (rows, columns), x, _image_shape(y))
+
+
+def _unfold(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
+    """Patches as columns: a shifted slice for each of their samples."""
+    names = ("kernel_size", "dilation", "padding", "stride")
+    values = (_argument(args, kwargs, 1 + i, name, int(i != 1)) for i, name in enumerate(names))
+    kernel, dilation, padding, stride = map(_pair, values)
+    rows, columns = (
+        (side + 2 * pad - spread * (taps - 1) - 1) // step + 1
+        for side, pad, spread, taps, step in zip(
+            x.shape[2:], padding, dilation, kernel, stride, strict=True
+        )
+    )
+    return Sampling("slice", kernel, stride, x, (y.shape[1], rows, columns))
 
 
 def _transposed_conv(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
@@ -122,6 +156,32 @@ def _resized(kind: Kind) -> Callable[[Tensor, Tensor, tuple, dict], Sampling | N
     return resized
 
 
+def _warped(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
+    """Samples at given places: a coarser map, if there are fewer along neither axis alone."""
+    found = _resized("interpolate")(x, y, args, kwargs)
+    return found if found and min(found.stride) >= 1 else None
+
+
+def _selected(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
+    """`index_select` is a slice where the index has a constant step."""
+    axis = _argument(args, kwargs, 1, "dim", 0) % 4
+    index = _argument(args, kwargs, 2, "index", None)
+    return _slice(x, y, (x, (*(slice(None),) * axis, index)), {})
+
+
+def _stepped(item: Any) -> Any:
+    """An index of whole numbers in constant steps, as a slice."""
+    if not _is_array(item):
+        return item
+    index = torch.as_tensor(item)
+    steps = set(index.diff().tolist()) if index.ndim == 1 and index.dtype == torch.long else ()
+    return slice(int(index[0]), None, steps.pop()) if len(steps) == 1 and min(steps) > 0 else item
+
+
+def _is_array(item: Any) -> bool:
+    return isinstance(item, Tensor | list | range | np.ndarray)
+
+
 def _slice(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
     del kwargs
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
@@ -129,6 +189,7 @@ def _slice(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
     at = next((i for i, item in enumerate(index) if item is Ellipsis), len(index))
     rest = index[at + 1 :]
     index = (*index[:at], *(slice(None),) * (x.ndim - at - len(rest)), *rest)
+    index = tuple(map(_stepped, index)) if sum(map(_is_array, index)) == 1 else index
     if not all(isinstance(item, slice) for item in index):
         return None
     match [item.step or 1 for item in index[1:]]:
@@ -136,12 +197,14 @@ def _slice(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
             return Sampling("slice", (1, 1), (rows, columns), x, _image_shape(y))
         case [rows, columns, 1] if rows > 1 and columns > 1:  # channels last, as in token grids
             x, y = x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)
-            return Sampling("slice", (1, 1), (rows, columns), x, _image_shape(y))
+            return Sampling("slice", (1, 1), (rows, columns), x, _image_shape(y), True)
     return None
 
 
 _SAMPLERS: dict[str, Callable[[Tensor, Tensor, tuple, dict], Sampling | None]] = {
     "conv2d": _conv,
+    "convolution": _convolution,
+    "deform_conv2d": _deformed_conv,
     "max_pool2d": _pool("max_pool"),
     "max_pool2d_with_indices": _pool("max_pool"),
     "avg_pool2d": _pool("avg_pool"),
@@ -149,10 +212,15 @@ _SAMPLERS: dict[str, Callable[[Tensor, Tensor, tuple, dict], Sampling | None]] =
     "adaptive_avg_pool2d": _resized("avg_pool"),
     "adaptive_max_pool2d": _resized("max_pool"),
     "adaptive_max_pool2d_with_indices": _resized("max_pool"),
+    "fractional_max_pool2d": _resized("max_pool"),
+    "fractional_max_pool2d_with_indices": _resized("max_pool"),
     "interpolate": _resized("interpolate"),
+    "grid_sample": _warped,
     "conv_transpose2d": _transposed_conv,
     "pixel_shuffle": _resized("interpolate"),
     "pixel_unshuffle": _resized("slice"),
+    "unfold": _unfold,
+    "index_select": _selected,
     "__getitem__": _slice,
 }
 
