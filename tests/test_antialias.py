@@ -148,18 +148,6 @@ def assert_same_network(converted, model, x):
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
-def decimating(model, x, **options):
-    """Converted with one tap; average pools, which decimation cannot replace, by two of them."""
-    converted = antialias(model, size=1, example=x, **options)
-    for row in conversion_of(converted).layers:
-        if row.kind == "avg_pool" and row.outcome == "converted":
-            pool = converted.get_submodule(row.downsampler)
-            average = BlurPool(pool.channels, 2, size=2)
-            average._forward_hooks = pool._forward_hooks
-            converted.set_submodule(row.downsampler, average)
-    return converted
-
-
 @pytest.mark.parametrize(("build", "count"), ALL)
 class TestFamilies:
     def test_what_aliased_is_filtered_and_all_else_stays(self, build, count):
@@ -193,11 +181,10 @@ class TestFamilies:
     def test_one_tap_is_the_original_network(self, build, count, request):
         model = built(build)
         name = request.node.name
-        # MobileViT resizes odd maps; ResNet-D's average pools differ at odd borders.
-        even = {"mobilevit": [64], "26d": [96], "tf": [97, 96]}
+        even = {"mobilevit": [64], "tf": [97, 96]}  # MobileViT resizes odd maps
         for side in next((sides for word, sides in even.items() if word in name), [97]):
             x = image(side)
-            assert_same_network(decimating(model, x, stem="convert"), model, x)
+            assert_same_network(antialias(model, size=1, stem="convert", example=x), model, x)
 
 
 class TestBlurPool:
@@ -451,6 +438,15 @@ class TestPhases:
             found, wanted = converted[1](wave), operation(wave)
             middle = (..., slice(4, 12), slice(4, 12))
             assert float((found - wanted)[middle].abs().max()) < off
+
+    @pytest.mark.parametrize("method", ["blurpool", "adaptive"])
+    def test_one_tap_is_no_average(self, method):
+        model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(2), nn.MaxPool2d(2)), image(33)
+        converted = antialias(model, method, size=1, example=x)
+        assert torch.equal(converted(x), model(x))
+        rows = conversion_of(converted).layers
+        assert [(row.layer, row.outcome) for row in rows] == [("1", "kept"), ("2", "converted")]
+        assert rows[0].note == "an average pool, which plain decimation would not be"
 
     def test_two_taps_are_an_average_pool_of_two(self):
         model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(2))

@@ -70,7 +70,8 @@ def antialias(
         model: left untouched.
         method: see `available_methods`.
         size: taps of the filter, 1 to 7, where the method has one; of blurpool, 1 is plain
-            decimation.
+            decimation. That network computes what the original does (average pools stay as they
+            are) and shows what anti-aliasing changes apart from its filters: nothing.
         stem: "keep" leaves what reads the image as it is, "convert" does not.
         shortcut: whether to convert the short branches of residual sums.
         partial: convert what can be, and list the rest in the report, instead of raising.

@@ -62,6 +62,8 @@ class Planner:
         """Why an operation is left alone although nothing would stop its conversion."""
         if layer.kind in ("blur_pool", "max_blur_pool"):
             return "anti-aliased already"
+        if layer.kind == "avg_pool" and self.recipe.decimates:
+            return "an average pool, which plain decimation would not be"
         if self.recipe.stem == "keep" and layer.stride == layer.cumulative_stride:
             ancestors = self._ancestors(at)
             if not any(self.recorded.calls[i].function in _WEIGHTED for i in ancestors):

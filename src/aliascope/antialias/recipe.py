@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from aliascope.antialias.downsamplers import downsampler
+from aliascope.antialias.downsamplers import LOW_PASSES, downsampler
 from aliascope.errors import ModelError
 from aliascope.layers import LAYERS
 from aliascope.layers.wavelet import WAVELETS
@@ -53,6 +53,11 @@ class Recipe:
             )
         except ValueError as error:
             raise ModelError(f"{self.method}: {error}") from error
+
+    @property
+    def decimates(self) -> bool:
+        """Whether its filter is a single tap: the control, which computes what the original does."""
+        return self.method in LOW_PASSES and self.size == 1
 
     @classmethod
     def parse(cls, text: str) -> "Recipe":
