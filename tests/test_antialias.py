@@ -13,7 +13,15 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from timm.layers import AvgPool2dSame, Conv2dSame, ScaledStdConv2d, StdConv2dSame
+from timm.layers import (
+    AvgPool2dSame,
+    Conv2dSame,
+    EvoNorm2dS0,
+    GroupNormAct,
+    LayerNorm2d,
+    ScaledStdConv2d,
+    StdConv2dSame,
+)
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -271,6 +279,54 @@ class TestPlaces:
             wanted = model.layer2[0].bn1(dense(seen[0])).relu()
         torch.testing.assert_close(tapped.inputs[layer.name], wanted)
         assert float(tapped.inputs[layer.name].min()) == 0
+
+    @pytest.mark.parametrize(
+        ("norm", "place"),
+        [
+            (nn.BatchNorm2d(8), "3.1"),
+            (LayerNorm2d(8), "3.1"),
+            (nn.GroupNorm(4, 8), "1.1"),
+            (nn.GroupNorm(1, 8), "1.1"),
+            (nn.InstanceNorm2d(8), "1.1"),
+            (nn.InstanceNorm2d(8, track_running_stats=True), "3.1"),
+            (nn.BatchNorm2d(8, track_running_stats=False), "1.1"),
+            (nn.LayerNorm((8, 16, 16)), "1.1"),
+            (EvoNorm2dS0(8, 4), "1.1"),
+            (GroupNormAct(8, 4), "1.1"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else repr(value).partition("\n")[0],
+    )
+    @pytest.mark.parametrize("weight", [1, 0])
+    def test_a_norm_over_space_sees_as_many_samples_as_before(self, norm, place, weight):
+        norm = copy.deepcopy(norm)
+        if norm.weight is not None:
+            nn.init.constant_(norm.weight, weight)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, 2, 1), norm, nn.ReLU(), nn.Conv2d(8, 4, 3)
+        ).eval()
+        x = image(32, batch=2)
+        assert_same_network(antialias(net, size=1, example=x), net, x)
+        report = conversion_of(antialias(net, example=x))
+        assert report.layers[0].downsampler == place
+
+    @pytest.mark.parametrize(
+        ("norm", "place"),
+        [
+            (F.instance_norm, "b.1"),
+            (lambda x: F.group_norm(x, 2), "b.1"),
+            (lambda x: F.batch_norm(x, torch.zeros(8), torch.ones(8)), "c.1"),
+        ],
+    )
+    def test_a_functional_norm_over_space_does_too(self, norm, place):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b, self.c = conv_block(3, 8), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()
+
+            def forward(self, x):
+                return self.c(norm(self.b(self.a(x))))
+
+        assert self.notes(Net())["b"][0] == place
 
     def test_a_functional_activation_is_followed_to_the_module_that_reads_it(self):
         notes = self.notes(Handwritten(), partial=True)

@@ -22,7 +22,7 @@ from aliascope.antialias.report import Conversion, ConvertedLayer, conversion_of
 from aliascope.antialias.surgery import operate, share_choices
 from aliascope.errors import ModelError
 from aliascope.layers import LAYERS
-from aliascope.taps import Trace
+from aliascope.taps import Trace, evaluating
 
 __all__ = [
     "METHODS",
@@ -55,7 +55,8 @@ def antialias(
     """A copy of a model in which what downsamples is filtered before it is decimated.
 
     - strided convolution: at stride 1 → norm → activation → downsampler, centred on the sample of
-      each cell that the pretrained weights expect;
+      each cell that the pretrained weights expect. A norm over space (GroupNorm, InstanceNorm)
+      comes behind the downsampler and thus sees as many samples as it was trained with;
     - strided 1 × 1 convolution: downsampler → at stride 1;
     - max-pool: at stride 1 → downsampler; average pool: the downsampler in its place;
     - patches (kernel = stride): low-pass → the convolution as it is. A filter of a few taps stops
@@ -102,7 +103,8 @@ def antialias(
     converted = copy.deepcopy(model)
     before, flops_before = counted(converted, example)
     planner = Planner(converted, before, recipe)
-    rows, steps = _plan(planner)
+    with evaluating(converted):
+        rows, steps = _plan(planner)
     _refuse(rows, recipe)
     names: dict[int, str] = {}
     # Stable: a pool that runs several times is one operation, at the place of its first run.

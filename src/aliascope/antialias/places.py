@@ -115,7 +115,8 @@ class Planner:
             return Step(name, True, place, channels[0], stride, (0, 0), note)
         phase = _phase(conv, layer)
         end = next(s.output for s in self.recorded.spans if s.module == name)
-        place = self._place(self.following.activated(at if end is None else end))
+        end = self.following.activated(at if end is None else end, channels[1])
+        place = self._place(end)
         note = f"conv at stride 1, then {label} {place.side} {place.module}"
         return Step(name, True, place, channels[1], stride, phase, note)
 

@@ -45,17 +45,26 @@ class Followers:
 
     def __init__(self, model: nn.Module, recorded: Trace) -> None:
         self.recorded = recorded
+        self._like = next(model.parameters(), torch.zeros(()))
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.readers: dict[int, list[int]] = defaultdict(list)
         for index, call in enumerate(recorded.calls):
             for parent in call.parents:
                 self.readers[parent].append(index)
 
-    def activated(self, end: int) -> int:
-        """The call that ends conv → norm → activation, along readers that read alone."""
+    def activated(self, end: int, channels: int) -> int:
+        """The call that ends conv → norm → activation, along readers that read alone.
+
+        As far as each acts on every sample alone, which then commutes with sampling: a norm whose
+        statistics are taken over space (GroupNorm, InstanceNorm) stays behind the samples.
+
+        Args:
+            end: the call that made the map.
+            channels: of that map.
+        """
         for functions, words in ((_NORMS, ("norm",)), (_ACTIVATIONS, _ACTIVATION_WORDS)):
             end = self._past_idle(end)
-            following = self._follower(end, functions, words)
+            following = self._follower(end, channels, functions, words)
             end = end if following is None else following
         return end
 
@@ -74,7 +83,9 @@ class Followers:
             return readers[0]
         return end
 
-    def _follower(self, end: int, functions: frozenset[str], words: tuple[str, ...]) -> int | None:
+    def _follower(
+        self, end: int, channels: int, functions: frozenset[str], words: tuple[str, ...]
+    ) -> int | None:
         """The end of the norm, or of the activation, that alone reads a call's output."""
         readers, calls = self.readers[end], self.recorded.calls
         if not readers or end in self.recorded.held:
@@ -86,10 +97,25 @@ class Followers:
             composed = inside & functions and not inside - functions - _POINTWISE - _ACTIVATIONS
             childless = not next(self.modules[span.module].children(), None)
             if span.output is not None and childless and (called or composed):
-                return span.output
-        if len(readers) == 1 and calls[readers[0]].function.rstrip("_") in functions:
-            return readers[0]
-        return None
+                pointwise = self._acts_on_samples(self.modules[span.module].forward, channels)
+                return span.output if pointwise else None
+        program = self.recorded.programs.get(readers[0])
+        if len(readers) > 1 or program is None:
+            return None
+        known = calls[readers[0]].function.rstrip("_") in functions
+        pointwise = known and self._acts_on_samples(lambda x: program.run({end: x}), channels)
+        return readers[0] if pointwise else None
+
+    def _acts_on_samples(self, run: Callable[[Tensor], Any], channels: int) -> bool:
+        """Whether a function acts on every sample alone, whatever its weights: a NaN stays put."""
+        x = torch.rand(2, channels, 4, 4, generator=torch.Generator().manual_seed(0))
+        x[0, :, 1, 1] = torch.nan
+        elsewhere = x.isfinite()
+        try:
+            y = run(x.to(self._like))
+        except (RuntimeError, ValueError, TypeError, KeyError, AssertionError):
+            return False  # it asks for maps of one size, or reads another
+        return y.shape == x.shape and not bool(y.cpu()[elsewhere].isnan().any())
 
 
 @dataclass(frozen=True)
@@ -177,7 +203,7 @@ def _decimation(following: Followers, at: int, layer: StridedLayer) -> Decimatio
         raise _Undefined("what it yields are no samples of its response at stride 1")
     if layer.kind != "conv" or layer.kernel == stride:  # patches are filtered before they are cut
         return Decimation(layer, stride, phase, dense)
-    last = following.activated(end)
+    last = following.activated(end, layer.output_shape[0])
     behind = _Replay(following.recorded.programs, end, last)
     return Decimation(layer, stride, phase, lambda x: behind(dense(x)))
 
