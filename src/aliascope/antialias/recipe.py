@@ -56,7 +56,7 @@ class Recipe:
 
     @property
     def decimates(self) -> bool:
-        """Whether its filter is a single tap: the control, which computes what the original does."""
+        """Whether its filter is a single tap: a control, which computes what the original does."""
         return self.method in LOW_PASSES and self.size == 1
 
     @classmethod
@@ -73,6 +73,8 @@ class Recipe:
         arguments: dict = {}
         for option in options:
             name, value = known.get(option, ("size", option))
+            if name in arguments:
+                raise ModelError(f"@{text}: {option} is a second {name}; leave one of the two out")
             if name == "size":
                 if not option.isdecimal():
                     raise ModelError(

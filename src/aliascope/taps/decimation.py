@@ -6,7 +6,6 @@ behind the norm and the activation that follow; of a repaired network, behind th
 A network and its dense twin then have the same D, wherever their operations read.
 """
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from aliascope.layers import Downsampler
 from aliascope.records import StridedLayer
 from aliascope.taps.dataflow import Program, Span, Trace
-from aliascope.taps.sampling import at_stride_one, slice_phase
+from aliascope.taps.sampling import at_stride_one, pair, slice_phase
 
 _NORMS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance_norm", "rms_norm"})
 _ACTIVATIONS = frozenset(
@@ -33,7 +32,19 @@ _ACTIVATIONS = frozenset(
 _ACTIVATION_WORDS = ("relu", "swish", "silu", "elu", "mish", "activation", "sigmoid", "tanh")
 _POINTWISE = frozenset(
     {"mul", "__mul__", "__rmul__", "add", "__add__", "__radd__", "sub", "__sub__", "__rsub__"}
-    | {"div", "__truediv__", "exp", "log", "pow", "permute", "contiguous", "to", "float", "view"}
+    | {
+        "div",
+        "__truediv__",
+        "exp",
+        "log",
+        "pow",
+        "permute",
+        "contiguous",
+        "to",
+        "float",
+        "view",
+        "view_as",
+    }
 )
 """What else a module may compute that is an activation or a norm as a whole."""
 _IDLE = frozenset({"dropout", "dropout2d", "feature_dropout", "float", "to", "contiguous"})
@@ -323,7 +334,8 @@ def grid(
 
 def densified(module: nn.Module) -> Any:
     """A twin of a convolution or pool that runs at stride 1 and shares its weights."""
-    twin = copy.copy(module)
+    twin = object.__new__(type(module))  # copy.copy refuses what is parametrised
+    twin.__dict__.update(module.__dict__)
     densify(twin)
     return twin
 
@@ -331,7 +343,7 @@ def densified(module: nn.Module) -> Any:
 def densify(module: Any) -> None:
     """Let a convolution or pool run at stride 1 from now on."""
     if isinstance(module, nn.MaxPool2d) and module.ceil_mode:
-        sampled = _pair(module.stride)
+        sampled = pair(module.stride)
         module.__class__ = DenseMaxPool2d
         setattr(module, "sampled", sampled)  # noqa: B010  (pyright took it for an nn.MaxPool2d)
     module.stride = (1, 1)
@@ -348,7 +360,7 @@ class DenseMaxPool2d(nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Continue the map by −∞ as far as the windows reach."""
-        kernel, padding, dilation = map(_pair, (self.kernel_size, self.padding, self.dilation))
+        kernel, padding, dilation = map(pair, (self.kernel_size, self.padding, self.dilation))
         extra = []
         for axis in (1, 0):
             side = input.shape[2 + axis]
@@ -361,7 +373,3 @@ class DenseMaxPool2d(nn.MaxPool2d):
             extra += [0, max((count - 1) * step + 1 - dense, 0)]
         x = F.pad(input, extra, value=-math.inf)
         return F.max_pool2d(x, kernel, 1, padding, dilation)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
