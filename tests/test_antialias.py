@@ -13,10 +13,19 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from timm.layers import AvgPool2dSame, Conv2dSame, ScaledStdConv2d, StdConv2dSame
+from timm.layers import (
+    AvgPool2dSame,
+    Conv2dSame,
+    EvoNorm2dS0,
+    GroupNormAct,
+    LayerNorm2d,
+    ScaledStdConv2d,
+    StdConv2dSame,
+)
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from aliascope import ModelError, antialias, conversion_of, load_model, strided_layers, tap
 from aliascope.antialias import METHODS, Recipe, available_methods
@@ -148,18 +157,6 @@ def assert_same_network(converted, model, x):
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
-def decimating(model, x, **options):
-    """Converted with one tap; average pools, which decimation cannot replace, by two of them."""
-    converted = antialias(model, size=1, example=x, **options)
-    for row in conversion_of(converted).layers:
-        if row.kind == "avg_pool" and row.outcome == "converted":
-            pool = converted.get_submodule(row.downsampler)
-            average = BlurPool(pool.channels, 2, size=2)
-            average._forward_hooks = pool._forward_hooks
-            converted.set_submodule(row.downsampler, average)
-    return converted
-
-
 @pytest.mark.parametrize(("build", "count"), ALL)
 class TestFamilies:
     def test_what_aliased_is_filtered_and_all_else_stays(self, build, count):
@@ -193,11 +190,10 @@ class TestFamilies:
     def test_one_tap_is_the_original_network(self, build, count, request):
         model = built(build)
         name = request.node.name
-        # MobileViT resizes odd maps; ResNet-D's average pools differ at odd borders.
-        even = {"mobilevit": [64], "26d": [96], "tf": [97, 96]}
+        even = {"mobilevit": [64], "tf": [97, 96]}  # MobileViT resizes odd maps
         for side in next((sides for word, sides in even.items() if word in name), [97]):
             x = image(side)
-            assert_same_network(decimating(model, x, stem="convert"), model, x)
+            assert_same_network(antialias(model, size=1, stem="convert", example=x), model, x)
 
 
 class TestBlurPool:
@@ -285,6 +281,54 @@ class TestPlaces:
         torch.testing.assert_close(tapped.inputs[layer.name], wanted)
         assert float(tapped.inputs[layer.name].min()) == 0
 
+    @pytest.mark.parametrize(
+        ("norm", "place"),
+        [
+            (nn.BatchNorm2d(8), "3.1"),
+            (LayerNorm2d(8), "3.1"),
+            (nn.GroupNorm(4, 8), "1.1"),
+            (nn.GroupNorm(1, 8), "1.1"),
+            (nn.InstanceNorm2d(8), "1.1"),
+            (nn.InstanceNorm2d(8, track_running_stats=True), "3.1"),
+            (nn.BatchNorm2d(8, track_running_stats=False), "1.1"),
+            (nn.LayerNorm((8, 16, 16)), "1.1"),
+            (EvoNorm2dS0(8, 4), "1.1"),
+            (GroupNormAct(8, 4), "1.1"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else repr(value).partition("\n")[0],
+    )
+    @pytest.mark.parametrize("weight", [1, 0])
+    def test_a_norm_over_space_sees_as_many_samples_as_before(self, norm, place, weight):
+        norm = copy.deepcopy(norm)
+        if norm.weight is not None:
+            nn.init.constant_(norm.weight, weight)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, 2, 1), norm, nn.ReLU(), nn.Conv2d(8, 4, 3)
+        ).eval()
+        x = image(32, batch=2)
+        assert_same_network(antialias(net, size=1, example=x), net, x)
+        report = conversion_of(antialias(net, example=x))
+        assert report.layers[0].downsampler == place
+
+    @pytest.mark.parametrize(
+        ("norm", "place"),
+        [
+            (F.instance_norm, "b.1"),
+            (lambda x: F.group_norm(x, 2), "b.1"),
+            (lambda x: F.batch_norm(x, torch.zeros(8), torch.ones(8)), "c.1"),
+        ],
+    )
+    def test_a_functional_norm_over_space_does_too(self, norm, place):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b, self.c = conv_block(3, 8), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()
+
+            def forward(self, x):
+                return self.c(norm(self.b(self.a(x))))
+
+        assert self.notes(Net())["b"][0] == place
+
     def test_a_functional_activation_is_followed_to_the_module_that_reads_it(self):
         notes = self.notes(Handwritten(), partial=True)
         assert notes["b"][0] == "c.0"
@@ -313,6 +357,44 @@ class TestPlaces:
         converted = antialias(UNet(), example=x)
         names = [layer.name for layer in strided_layers(converted, x)]
         assert names == ["pool.1.8", "pool.1.16"]
+
+    def test_a_pool_that_runs_at_one_width_has_one(self):
+        class Loop(nn.Module):
+            def __init__(self, pool):
+                super().__init__()
+                self.a, self.pool, self.b = conv_block(3, 8), pool, conv_block(8, 8)
+
+            def forward(self, x):
+                x = self.a(x)
+                while x.shape[-1] > 7:
+                    x = self.pool(self.b(x))
+                return x
+
+        x = image()
+        for size, pool in ((1, nn.MaxPool2d(2)), (2, nn.AvgPool2d(2))):
+            model = built(lambda pool=pool: Loop(pool))
+            converted = antialias(model, size=size, example=x)
+            assert_same_network(converted, model, x)
+            rows, child = conversion_of(converted).layers, 1 if size == 1 else 0
+            names = [f"pool.{child}.8{run}" for run in ("", "#2", "#3", "#4")]
+            assert [row.downsampler for row in rows] == names
+            assert [layer.name for layer in strided_layers(converted, x)] == names
+            # size² multiply-adds for each sample of 8 channels.
+            sides = [32, 16, 8, 4]
+            assert [row.flops_after for row in rows] == [2 * size**2 * 8 * n * n for n in sides]
+
+    def test_a_pool_that_is_also_held_elsewhere_is_converted_there_too(self):
+        class Held(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.pool = conv_block(3, 8), nn.AvgPool2d(2)
+                self.pools = [self.pool]
+
+            def forward(self, x):
+                return self.pools[0](self.a(x))
+
+        converted = antialias(Held(), "aps", example=image())
+        assert isinstance(converted.pools[0].get_submodule("0"), APSPool)
 
     def test_a_shared_convolution_is_refused(self):
         class Twice(nn.Module):
@@ -376,6 +458,27 @@ class TestPlaces:
         with pytest.raises(ModelError, match=r"nothing to anti-alias.*anti-aliased already"):
             antialias(nn.Sequential(BlurPool(3)), example=image())
 
+    def test_patches_behind_a_low_pass_are_left_and_named(self):
+        net = nn.Sequential(conv_block(3, 8), nn.Conv2d(8, 8, 2, 2))
+        with pytest.raises(
+            ModelError, match=r"nothing to anti-alias: 1 \(patch_embed\): anti-aliased already;"
+        ):
+            antialias(antialias(net, example=image()), "adaptive", example=image())
+
+
+class TestExample:
+    def test_it_has_the_size_that_the_network_names(self):
+        """Padding by the stride takes the other phase where a side is odd."""
+        net = nn.Sequential(nn.Conv2d(3, 8, 1), Conv2dSame(8, 8, 3, 2)).eval()
+        net.pretrained_cfg = {"input_size": (3, 31, 31)}
+        converted = antialias(net, size=1)
+        assert conversion_of(converted).input_shape == (1, 3, 31, 31)
+        assert_same_network(converted, net, image(31))
+
+    def test_it_has_the_dtype_of_the_network(self):
+        net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.MaxPool2d(2)).double()
+        assert conversion_of(antialias(net)).input_shape == (1, 3, 224, 224)
+
 
 class TestPhases:
     """Every kind of operation alone, in a net around it, on even and odd sides."""
@@ -438,7 +541,7 @@ class TestPhases:
         model = nn.Sequential(nn.Conv2d(3, 4, 1), operation)
         x = torch.randn(1, 3, *shape)
         converted = antialias(model, method, size=4, padding="replicate", example=x)
-        assert type(converted[1]) is LAYERS[method]
+        assert type(converted.get_submodule("1.0")) is LAYERS[method]
         assert converted(x).shape == model(x).shape
         if method != "aps":
             # A slow wave has the same values at the same places, or is moved by what differs.
@@ -451,6 +554,15 @@ class TestPhases:
             found, wanted = converted[1](wave), operation(wave)
             middle = (..., slice(4, 12), slice(4, 12))
             assert float((found - wanted)[middle].abs().max()) < off
+
+    @pytest.mark.parametrize("method", ["blurpool", "adaptive"])
+    def test_one_tap_is_no_average(self, method):
+        model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(2), nn.MaxPool2d(2)), image(33)
+        converted = antialias(model, method, size=1, example=x)
+        assert torch.equal(converted(x), model(x))
+        rows = conversion_of(converted).layers
+        assert [(row.layer, row.outcome) for row in rows] == [("1", "kept"), ("2", "converted")]
+        assert rows[0].note == "an average pool, which plain decimation would not be"
 
     def test_two_taps_are_an_average_pool_of_two(self):
         model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(2))
@@ -484,6 +596,36 @@ class TestRefusals:
             ("b", "converted"),
         ]
         assert "a bare call of max_pool2d: make it a module" in str(report)
+
+    def test_what_an_activation_in_place_returns_has_to_be_used(self):
+        class Net(nn.Module):
+            def __init__(self, assigned):
+                super().__init__()
+                self.a, self.b = conv_block(3, 8), nn.Conv2d(8, 8, 3, 2, 1)
+                self.relu, self.c, self.assigned = nn.ReLU(inplace=True), nn.MaxPool2d(2), assigned
+
+            def forward(self, x):
+                y = self.b(self.a(x))
+                z = self.relu(y)
+                return self.c(z if self.assigned else y)
+
+        model, x = built(lambda: Net(assigned=False)), image(batch=2)
+        sentence = "relu works in place and what it returns is not used: assign it"
+        with pytest.raises(ModelError, match=rf"1 of 2 operations: b \(conv\): {sentence}"):
+            antialias(model, example=x)
+        converted = antialias(model, size=1, partial=True, example=x)
+        assert_same_network(converted, model, x)
+        assert [row.outcome for row in conversion_of(converted).layers] == ["refused", "converted"]
+        model = built(lambda: Net(assigned=True))
+        converted = antialias(model, size=1, example=x)
+        assert_same_network(converted, model, x)
+        assert conversion_of(converted).layers[0].downsampler == "relu.1"
+
+    def test_a_network_that_cannot_be_copied(self):
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1))
+        net.kept = net[0](image())
+        with pytest.raises(ModelError, match=r"this Sequential cannot be copied \(Only Tensors"):
+            antialias(net, example=image())
 
     def test_all_of_them_are_listed(self):
         class Odd(nn.Module):
@@ -577,6 +719,43 @@ class TestSurvival:
                 program.module()(image(batch=2)), converted(image(batch=2)), rtol=1e-4, atol=1e-4
             )
 
+    def test_the_graph_of_torch_fx(self):
+        """Names of the original's nodes, average pools among them, and what they compute."""
+        x = image(batch=2)
+        converted = antialias(built(small_densenet), example=x)
+        names = get_graph_node_names(converted)[1]
+        assert names == get_graph_node_names(small_densenet().eval())[1]
+        extractor = create_feature_extractor(converted, ["features.transition1.pool"])
+        with torch.no_grad(), tap(converted, ["features.denseblock2"]) as tapped:
+            (found,) = extractor(x).values()
+            converted(x)
+        assert torch.equal(found, tapped.inputs["features.denseblock2"])
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+    @pytest.mark.parametrize("method", ["aps", "lps"])
+    def test_the_graph_of_torch_jit(self, method):
+        """Which component is kept is part of the graph: another image, another one."""
+        net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2)).eval()
+        converted = antialias(net, method, size=1, padding="circular", example=image(16))
+        traced = torch.jit.trace(converted, image(16))
+        for shift in (0, 1):
+            x = image(16, seed=1).roll(shift, 3)
+            assert torch.equal(traced(x), converted(x))
+        pool = converted.get_submodule("1.1")
+        assert not torch.equal(pool.choose(net[0](x)), pool.choose(net[0](x.roll(1, 3))))
+
+    @pytest.mark.parametrize("method", ["lps", "tips"])
+    def test_every_parameter_learns(self, method):
+        converted = antialias(built(tv_model("resnet18")).train(), method, example=image())
+        converted(image(batch=2)).square().sum().backward()
+        assert all(parameter.grad is not None for parameter in converted.parameters())
+
+    def test_weights_that_are_computed(self):
+        conv = torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 3, 2, 1))
+        net, x = nn.Sequential(conv_block(3, 8), conv).eval(), image()
+        assert_same_network(antialias(net, size=1, example=x), net, x)
+
     def test_dtypes_layouts_and_other_sizes(self, converted):
         with torch.no_grad():
             wanted = converted(image(97))
@@ -667,6 +846,18 @@ class TestMethods:
         torch.testing.assert_close(late, late.mean().expand_as(late), rtol=0, atol=1e-4)
         assert late.mean().item() == pytest.approx(delay(wavelet, 2), abs=1e-4)
 
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("blurpool:3:5", "@blurpool:3:5: 5 is a second size"),
+            ("aps:zeros:1:circular", "circular is a second padding"),
+            ("aps:stem:stem", "stem is a second stem"),
+        ],
+    )
+    def test_no_option_is_given_twice(self, text, sentence):
+        with pytest.raises(ModelError, match=sentence):
+            Recipe.parse(text)
+
     def test_a_wavelet_belongs_to_its_method(self):
         with pytest.raises(ModelError, match=r"blurpool is no wavelet: leave out 'sym4'"):
             Recipe.parse("blurpool:sym4")
@@ -732,6 +923,27 @@ class TestPolyphase:
 
         converted = antialias(Branches(), "aps", example=image())
         assert converted.conv.get_submodule("1").leader is not None
+
+    def test_heads_that_are_maps_of_their_own_do_not(self):
+        """As in MViT: of each image two maps, and a choice for each."""
+
+        class Heads(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem, self.pool, self.heads = (
+                    conv_block(3, 8),
+                    nn.MaxPool2d(2),
+                    nn.MaxPool2d(2),
+                )
+
+            def forward(self, x):
+                x = self.stem(x)
+                heads = self.heads(x.reshape(-1, 4, *x.shape[2:]))
+                return self.pool(x) + heads.reshape(-1, 8, *heads.shape[2:])
+
+        converted = antialias(Heads(), "aps", example=image())
+        assert converted(image(batch=2)).shape == (2, 8, 32, 32)
+        assert "joins branches that cannot share" in conversion_of(converted).notices[0]
 
     def test_branches_that_cannot_share_it_are_named(self):
         """One branch chooses, and the other takes the first component of every image."""

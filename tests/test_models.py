@@ -150,6 +150,12 @@ class TestWeightsFromAFile:
         ("", "unknown model ''"),
         ("no such thing", "unknown model 'no such thing'; `aliascope models` lists"),
         ("os.path:nothing", "cannot find os.path:nothing"),
+        ("torchvision:resnet18.a1_in1k", "unknown model 'torchvision:resnet18.a1_in1k'"),
+        (
+            "timm:resnet18.a1_in2k",
+            "timm has no weights of resnet18 with the tag 'a1_in2k'; the nearest are "
+            "timm:resnet18.a1_in1k, timm:resnet18.",
+        ),
     ],
 )
 def test_unknown_models_are_named_with_their_nearest_kin(spec, sentence):

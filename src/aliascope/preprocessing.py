@@ -215,6 +215,18 @@ RESIZE_224 = Preprocessing(resize=(224, 224), crop=(224, 224))
 """As in the published study: Resize((224, 224), bilinear, antialias), ImageNet statistics."""
 
 
+IMAGENET_EVALUATION = Preprocessing(resize=(256,), crop=(224, 224))
+
+
+def preprocessing_of(module: Any) -> Preprocessing:
+    """The evaluation transform that a network of timm's names, or the usual one, assumed."""
+    if not getattr(module, "pretrained_cfg", None):
+        return replace(IMAGENET_EVALUATION, assumed=True)
+    from timm.data.config import resolve_model_data_config
+
+    return from_timm(resolve_model_data_config(module))
+
+
 def from_timm(config: Mapping[str, Any]) -> Preprocessing:
     """The evaluation transform of a timm data configuration.
 

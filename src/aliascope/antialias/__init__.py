@@ -22,7 +22,9 @@ from aliascope.antialias.report import Conversion, ConvertedLayer, conversion_of
 from aliascope.antialias.surgery import operate, share_choices
 from aliascope.errors import ModelError
 from aliascope.layers import LAYERS
-from aliascope.taps import Trace
+from aliascope.layers._polyphase import PolyphaseChoice
+from aliascope.preprocessing import preprocessing_of
+from aliascope.taps import Trace, evaluating
 
 __all__ = [
     "METHODS",
@@ -55,7 +57,8 @@ def antialias(
     """A copy of a model in which what downsamples is filtered before it is decimated.
 
     - strided convolution: at stride 1 → norm → activation → downsampler, centred on the sample of
-      each cell that the pretrained weights expect;
+      each cell that the pretrained weights expect. A norm over space (GroupNorm, InstanceNorm)
+      comes behind the downsampler and thus sees as many samples as it was trained with;
     - strided 1 × 1 convolution: downsampler → at stride 1;
     - max-pool: at stride 1 → downsampler; average pool: the downsampler in its place;
     - patches (kernel = stride): low-pass → the convolution as it is. A filter of a few taps stops
@@ -70,15 +73,17 @@ def antialias(
         model: left untouched.
         method: see `available_methods`.
         size: taps of the filter, 1 to 7, where the method has one; of blurpool, 1 is plain
-            decimation.
+            decimation. That network computes what the original does (average pools stay as they
+            are) and shows what anti-aliasing changes apart from its filters: nothing.
         stem: "keep" leaves what reads the image as it is, "convert" does not.
         shortcut: whether to convert the short branches of residual sums.
         partial: convert what can be, and list the rest in the report, instead of raising.
         padding: of the downsamplers: reflect, zeros, replicate or circular. The exactness of aps
             and lps needs circular padding in every convolution and pool of the model, too.
         wavelet: of the method of that name: haar, db2, bior2.2, bior3.3 or sym4.
-        example: a batch to follow through the model; one 3 × 224 × 224 image by default. Its size
-            decides the phases of modules that pad as TensorFlow does.
+        example: a batch to follow through the model; by default one blank image of the size that a
+            network of timm's names, or 3 × 224 × 224. Its size decides the phases of modules that
+            pad as TensorFlow does.
 
     Returns:
         The converted model; `conversion_of` it is the report.
@@ -97,11 +102,12 @@ def antialias(
     BlurPool(8, stride=2, size=3, padding='reflect', phase=0)
     """
     recipe = Recipe(method, size, stem, shortcut, partial, padding, wavelet)
-    example = torch.zeros(1, 3, 224, 224) if example is None else example
-    converted = copy.deepcopy(model)
+    example = _blank(model) if example is None else example
+    converted = _copied(model)
     before, flops_before = counted(converted, example)
     planner = Planner(converted, before, recipe)
-    rows, steps = _plan(planner)
+    with evaluating(converted):
+        rows, steps = _plan(planner)
     _refuse(rows, recipe)
     names: dict[int, str] = {}
     # Stable: a pool that runs several times is one operation, at the place of its first run.
@@ -113,12 +119,14 @@ def antialias(
     after, flops_after = _run(converted, example, recipe)
     _check_shapes(planner, steps, names, after)
     apart = share_choices(converted, after)
+    if issubclass(LAYERS[method], PolyphaseChoice):
+        _run(converted, example, recipe)  # with its choices shared
     costs = _costs(rows, steps, names, flops_after)
     layers = tuple(
         replace(
             row,
             downsampler=names.get(i),
-            flops_before=flops_before[row.layer.partition("#")[0]],
+            flops_before=flops_before[row.layer],
             flops_after=costs[i],
         )
         for i, row in enumerate(rows)
@@ -133,6 +141,21 @@ def antialias(
     )
     converted._aliascope_conversion = report  # noqa: SLF001
     return converted
+
+
+def _blank(model: nn.Module) -> Tensor:
+    like = next(model.parameters(), torch.zeros(()))
+    return torch.zeros(1, 3, *preprocessing_of(model).crop).to(like)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise ModelError(
+            f"this {type(model).__name__} cannot be copied ({error}): take off what computes its "
+            "weights (torch.nn.utils.remove_weight_norm, remove_parametrizations) first"
+        ) from error
 
 
 def _plan(planner: Planner) -> tuple[list[ConvertedLayer], dict[int, Step]]:
@@ -186,7 +209,7 @@ def _check_shapes(
     planner: Planner, steps: dict[int, Step], names: dict[int, str], after: Trace
 ) -> None:
     """Every converted operation must still yield maps of the size that its readers expect."""
-    found = {layer.name.partition("#")[0]: layer for layer in after.strided_layers()}
+    found = {layer.name: layer for layer in after.strided_layers()}
     for i, step in steps.items():
         layer = planner.located[i][1]
         made = found.get(layer.name if step.stride == (1, 1) else names[i])
@@ -207,10 +230,10 @@ def _costs(
     """
     guests: Counter[str] = Counter()
     for i, step in steps.items():
-        if step.place.side != "before":
-            guests[step.place.module] += flops[names[i]]
-    own = [flops[row.layer.partition("#")[0]] for row in rows]
+        if step.place.side == "after":
+            own = step.place.module == step.module
+            guests[rows[i].layer if own else step.place.module] += flops[names[i]]
     return [
-        count - guests[row.layer.partition("#")[0]] + (flops[names[i]] if i in names else 0)
-        for i, (row, count) in enumerate(zip(rows, own, strict=True))
+        flops[row.layer] - guests[row.layer] + (flops[names[i]] if i in names else 0)
+        for i, row in enumerate(rows)
     ]

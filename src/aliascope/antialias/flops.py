@@ -29,13 +29,15 @@ class _Counter(TorchDispatchMode):
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
             count = formula(*args, **(kwargs or {}), out_val=output)
-            for name in {frame.name for frame in self._recorded.frames}:
+            for name in {frame.layer for frame in self._recorded.frames}:
                 self.flops[name] += count
         return output
 
 
 def counted(model: nn.Module, example: Tensor) -> tuple[Trace, Counter[str]]:
-    """The data flow of one forward, and the FLOPs within each module, "" being the whole.
+    """The data flow of one forward, and the FLOPs within each run of a module (`pool#2`).
+
+    The whole has the name "".
 
     Convolutions and matrix products, a multiply-add being two; the rest is not counted.
     """

@@ -11,10 +11,11 @@ from torch import nn
 
 from aliascope.antialias.downsamplers import LOW_PASSES, centre
 from aliascope.antialias.recipe import Recipe
-from aliascope.layers import LAYERS
+from aliascope.layers import LAYERS, Downsampler
 from aliascope.records import StridedLayer
 from aliascope.taps import Trace
 from aliascope.taps.decimation import Followers, densified, found_phase
+from aliascope.taps.sampling import pair
 
 _WEIGHTED = frozenset({"conv2d", "linear"})
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -26,7 +27,7 @@ Phase = tuple[float | int, float | int]
 class Place(NamedTuple):
     """Where a downsampler goes."""
 
-    side: Literal["before", "after", "instead"]
+    side: Literal["before", "after"]
     module: str
 
 
@@ -62,6 +63,11 @@ class Planner:
         """Why an operation is left alone although nothing would stop its conversion."""
         if layer.kind in ("blur_pool", "max_blur_pool"):
             return "anti-aliased already"
+        makers = (self.recorded.calls[i].module for i in self.recorded.calls[at].parents)
+        if any(isinstance(self.modules[maker], Downsampler) for maker in makers):
+            return "anti-aliased already"
+        if layer.kind == "avg_pool" and self.recipe.decimates:
+            return "an average pool, which plain decimation would not be"
         if self.recipe.stem == "keep" and layer.stride == layer.cumulative_stride:
             ancestors = self._ancestors(at)
             if not any(self.recorded.calls[i].function in _WEIGHTED for i in ancestors):
@@ -113,7 +119,8 @@ class Planner:
             return Step(name, True, place, channels[0], stride, (0, 0), note)
         phase = _phase(conv, layer)
         end = next(s.output for s in self.recorded.spans if s.module == name)
-        place = self._place(self.following.activated(at if end is None else end))
+        end = self.following.activated(at if end is None else end, channels[1])
+        place = self._place(end)
         note = f"conv at stride 1, then {label} {place.side} {place.module}"
         return Step(name, True, place, channels[1], stride, phase, note)
 
@@ -140,7 +147,7 @@ class Planner:
         if any(made > -(-side // step) for side, made, step in zip(*sides, stride, strict=True)):
             raise Unconvertible("its padding adds samples that its map does not have")
         name = layer.name.partition("#")[0]
-        firsts = _pair(pool.padding)
+        firsts = pair(pool.padding)
         if not plain:
             firsts = _same_padding(layer.kernel, stride, (1, 1), sides[0])
         middles = (
@@ -150,8 +157,8 @@ class Planner:
             _aimed(self.recipe, middle, step) for middle, step in zip(middles, stride, strict=True)
         )
         note = f"{_label(self.recipe.method)} in its place"
-        place = Place("instead", name)
-        return Step(name, False, place, layer.input_shape[0], stride, (rows, columns), note)
+        place = Place("before", name)
+        return Step(name, True, place, layer.input_shape[0], stride, (rows, columns), note)
 
     def _check_runs(self, name: str, runs: int) -> None:
         """A pool that several stages share is converted where that suits all of them."""
@@ -174,6 +181,11 @@ class Planner:
             made = span.output == end and span.first <= end < span.stop
             read_inside = any(reader < span.stop for reader in readers)
             if made and not read_inside and self._takes(span.module):
+                if not readers and end not in self.recorded.held:
+                    raise Unconvertible(
+                        f"{span.module} works in place and what it returns is not used: assign it, "
+                        "as in x = self.relu(x)"
+                    )
                 return Place("after", span.module)
         if end not in self.recorded.held and readers:
             for span in self.following.reading(end):
@@ -253,10 +265,6 @@ def _aimed(recipe: Recipe, middle: float, stride: int) -> float | int:
     if recipe.method == "ideal":
         return min(max(phase, 0), stride - 1)
     return min(max(math.ceil(phase - 0.5), 0), stride - 1)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _whole(stride: tuple[float, float]) -> tuple[int, int]:

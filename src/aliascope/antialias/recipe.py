@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from aliascope.antialias.downsamplers import downsampler
+from aliascope.antialias.downsamplers import LOW_PASSES, downsampler
 from aliascope.errors import ModelError
 from aliascope.layers import LAYERS
 from aliascope.layers.wavelet import WAVELETS
@@ -54,6 +54,11 @@ class Recipe:
         except ValueError as error:
             raise ModelError(f"{self.method}: {error}") from error
 
+    @property
+    def decimates(self) -> bool:
+        """Whether its filter is a single tap: a control, which computes what the original does."""
+        return self.method in LOW_PASSES and self.size == 1
+
     @classmethod
     def parse(cls, text: str) -> "Recipe":
         """Read what `str` writes; options in any order.
@@ -68,6 +73,8 @@ class Recipe:
         arguments: dict = {}
         for option in options:
             name, value = known.get(option, ("size", option))
+            if name in arguments:
+                raise ModelError(f"@{text}: {option} is a second {name}; leave one of the two out")
             if name == "size":
                 if not option.isdecimal():
                     raise ModelError(

@@ -24,7 +24,7 @@ class ConvertedLayer:
     note: str
     """What was done, or why not."""
     downsampler: str | None = None
-    """Name of the new module in the converted model."""
+    """Name of the new module in the converted model; `#2` marks its second run."""
     flops_before: int = 0
     """Of the operation in a forward of the example, a multiply-add being two."""
     flops_after: int = 0

@@ -21,6 +21,7 @@ from aliascope.antialias.recipe import Recipe
 from aliascope.layers._polyphase import PolyphaseChoice
 from aliascope.taps import Trace
 from aliascope.taps.decimation import densify
+from aliascope.taps.sampling import pair
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
     """Carry out the steps of one operation, one for each time it runs.
 
     Returns:
-        The names of the downsamplers, as many as steps.
+        The downsamplers' names as layers, as many as steps.
     """
     first = steps[0]
     module: Any = model.get_submodule(first.module)
@@ -98,19 +99,23 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
     shared = len(steps) > 1
     pool = PerChannels(pools) if shared else pools[str(first.channels)]
     pool.to(device).train(model.training)
-    if first.place.side == "instead":
+    if isinstance(module, nn.AvgPool2d):
         if not module.ceil_mode and type(module).forward is nn.AvgPool2d.forward:
-            crop = Crop(_pair(module.kernel_size), first.stride, _pair(module.padding))
+            crop = Crop(pair(module.kernel_size), first.stride, pair(module.padding))
             for each in pools.values():
                 each.register_forward_hook(crop)
-        for name in [n for n, m in model.named_modules(remove_duplicate=False) if m is module]:
-            model.set_submodule(name, pool)
-        name = first.module
-    else:
-        if first.dense:
-            densify(module)
-        name = _attach(model.get_submodule(first.place.module), first.place, pool)
-    return [f"{name}.{step.channels}" if shared else name for step in steps]
+        # The downsampler is the average, and that of a single sample is the sample.
+        module.kernel_size, module.stride, module.padding = (1, 1), (1, 1), (0, 0)
+    elif first.dense:
+        densify(module)
+    name = _attach(model.get_submodule(first.place.module), first.place, pool)
+    if not shared:
+        return [name]
+    widths = [step.channels for step in steps]
+    runs = (widths[: i + 1].count(width) for i, width in enumerate(widths))
+    return [
+        f"{name}.{width}" + f"#{run}" * (run > 1) for width, run in zip(widths, runs, strict=True)
+    ]
 
 
 def _attach(host: nn.Module, place: Place, pool: nn.Module) -> str:
@@ -170,11 +175,9 @@ def _last(choosers: dict[int, PolyphaseChoice], calls: int) -> int | None:
 
 
 def _alike(recorded: Trace, one: int, other: int) -> bool:
-    """Whether two layers go from the same grid to the same grid."""
+    """Whether two layers go from the same grid to the same grid, of as many maps."""
     a, b = recorded.calls[one], recorded.calls[other]
-    strides = [call.sampling.stride for call in (a, b) if call.sampling]
-    return a.scale == b.scale and strides[0] == strides[1]
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    if a.sampling is None or b.sampling is None:
+        return False
+    as_many = len(a.sampling.input) == len(b.sampling.input)  # heads may be maps of their own
+    return as_many and a.scale == b.scale and a.sampling.stride == b.sampling.stride

@@ -108,7 +108,8 @@ def _fingerprint(x: Float[Tensor, "batch p chan h w"]) -> Int[Tensor, "batch p"]
     weights = 2 * torch.arange(x.shape[2], device=x.device) + 1
     seen = (x.long() * weights[:, None, None]).sum(2) & _BITS  # (B, P, h, w)
     for dim in (2, 3):
-        for power in range((seen.shape[dim] - 1).bit_length()):
+        side = int(seen.shape[dim])  # of a map that torch.jit traces, a tensor
+        for power in range((side - 1).bit_length()):
             seen = (seen * (2 * seen + 1) + 5 * seen.roll(2**power, dim)) & _BITS
     return seen.sum((2, 3))
 

@@ -62,6 +62,11 @@ class LPSPool(PolyphaseChoice):
         self.hidden, self.temperature = hidden, temperature
         self.net = ComponentScore(channels, hidden, padding)
 
+    def follow(self, leader: PolyphaseChoice) -> None:
+        """As any layer that chooses; what it would have scored components with is gone."""
+        super().follow(leader)
+        del self.net
+
     def _chosen(self, components: Float[Tensor, "batch p chan h w"]) -> Shaped[Tensor, "batch *p"]:
         scores = self.net(components)
         if not self.training:

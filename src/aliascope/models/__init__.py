@@ -31,7 +31,6 @@ from aliascope.models.catalogues import (
     available_models,
     blueprint,
     is_published,
-    preprocessing_of,
 )
 from aliascope.models.digests import structure_digest, weights_digest
 from aliascope.models.files import (
@@ -43,7 +42,7 @@ from aliascope.models.files import (
     read_state,
     write_weights,
 )
-from aliascope.preprocessing import Preprocessing
+from aliascope.preprocessing import Preprocessing, preprocessing_of
 
 __all__ = [
     "LoadedModel",

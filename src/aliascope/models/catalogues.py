@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,12 @@ import torch
 from torch import nn
 
 from aliascope.errors import ModelError
-from aliascope.preprocessing import Preprocessing, from_timm, from_torchvision
+from aliascope.preprocessing import (
+    IMAGENET_EVALUATION,
+    Preprocessing,
+    from_torchvision,
+    preprocessing_of,
+)
 
 EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """Their weights come in packages of their own."""
@@ -28,8 +33,6 @@ REPAIRED = {
     for name in ("efficientnet_lite0_blurpool",)
 }
 """Networks that this package ships, as files that `save_model` wrote."""
-
-IMAGENET_EVALUATION = Preprocessing(resize=(256,), crop=(224, 224))
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def blueprint(base: str) -> Blueprint:
     prefix, _, name = base.partition(":")
     if prefix in _CATALOGUES:
         names = _CATALOGUES[prefix]()
-        if name.partition(".")[0] not in names:
+        if (name.partition(".")[0] if prefix == "timm" else name) not in names:
             raise ModelError(f"unknown model {base!r}{_nearest(base)}")
         return _BLUEPRINTS[prefix](name)
     if name.isidentifier() and all(part.isidentifier() for part in prefix.split(".")):
@@ -103,7 +106,7 @@ def _embedded(name: str) -> Blueprint:
             _load_in_order(module, _embedded_file(name))
         return module
 
-    return Blueprint(build, _timm_preprocessing, _imagenet_names())
+    return Blueprint(build, preprocessing_of, _imagenet_names())
 
 
 def _embedded_file(name: str) -> Path:
@@ -124,11 +127,20 @@ def _load_in_order(module: nn.Module, path: Path) -> None:
 
 
 def _timm(name: str) -> Blueprint:
-    from timm.models import get_pretrained_cfg
+    import timm
 
-    config = get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        kind, _, tag = name.partition(".")
+        tagged = timm.list_models(f"{kind}.*", pretrained=True)
+        close = difflib.get_close_matches(name, tagged, 3, cutoff=0)
+        raise ModelError(
+            f"timm has no weights of {kind} with the tag {tag!r}; the nearest are "
+            f"{', '.join(f'timm:{each}' for each in close) or f'timm:{kind}'}"
+        ) from error
     file = str(config and (config.hf_hub_id or config.url))
-    return Blueprint(partial(_timm_model, name), _timm_preprocessing, _imagenet_names(), file)
+    return Blueprint(partial(_timm_model, name), preprocessing_of, _imagenet_names(), file)
 
 
 def _timm_model(name: str, pretrained: bool) -> nn.Module:
@@ -136,19 +148,6 @@ def _timm_model(name: str, pretrained: bool) -> nn.Module:
 
     with _fail_fast_without_network():
         return timm.create_model(name, pretrained=pretrained)
-
-
-def _timm_preprocessing(module: nn.Module) -> Preprocessing:
-    from timm.data.config import resolve_model_data_config
-
-    return from_timm(resolve_model_data_config(module))
-
-
-def preprocessing_of(module: nn.Module) -> Preprocessing:
-    """The evaluation transform that a network of timm's names, or the usual one, assumed."""
-    if getattr(module, "pretrained_cfg", None):
-        return _timm_preprocessing(module)
-    return replace(IMAGENET_EVALUATION, assumed=True)
 
 
 def _torchvision(name: str) -> Blueprint:

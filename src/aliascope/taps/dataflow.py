@@ -45,7 +45,6 @@ _RESHAPES = {
 """What may exchange the axes of a map."""
 _CONSTANT = -1
 """Maker of parameters, buffers and what is computed from them alone."""
-_BLANK = torch.empty(0)
 
 
 class Call(NamedTuple):
@@ -57,7 +56,7 @@ class Call(NamedTuple):
     parents: tuple[int, ...]
     """The calls that made its inputs."""
     sampling: Sampling | None
-    """Without values: a trace keeps no map alive."""
+    """Its input without values: a trace keeps no map alive."""
     grid: Grid
     """On which the samples of its output lie."""
 
@@ -311,8 +310,12 @@ class Trace(Watcher):
         if positional and isinstance(positional[0], Tensor):
             frame.read = self._maker(positional[0])
 
-    def end(self, output: Any) -> None:  # noqa: D102
-        frame = self.frames[-1]
+    def end(self, output: Any) -> Any:  # noqa: D102
+        frame, returned = self.frames[-1], None
+        same = isinstance(output, Tensor) and output is frame.input
+        if same and self._maker(output) != frame.read:
+            # Written in place: who reads what is returned is told from who reads what came in.
+            output = returned = output.view_as(output)
         super().end(output)
         if frame.downsampler:
             self._downsampled(frame, frame.downsampler, output)
@@ -331,6 +334,7 @@ class Trace(Watcher):
                 if sides := returned_sides(tensor, grid, self._images):
                     self._corrected(grid, sides, "the end")
             self.held = set(self._made_by.values())
+        return returned
 
     def call(  # noqa: D102
         self, func: Callable, inputs: Any, output: Any, sampling: Sampling | None, layer: str | None
@@ -413,7 +417,8 @@ class Trace(Watcher):
     def _record(self, call: Call, made: Iterable[Tensor]) -> None:
         if call.sampling:
             # A map that the trace itself keeps would count as held.
-            call = call._replace(sampling=call.sampling._replace(input=_BLANK))
+            blank = torch.empty(call.sampling.input.shape, device="meta")
+            call = call._replace(sampling=call.sampling._replace(input=blank))
         self.calls.append(call)
         for tensor in made:
             self._made_by[tensor] = len(self.calls) - 1

@@ -6,7 +6,6 @@ behind the norm and the activation that follow; of a repaired network, behind th
 A network and its dense twin then have the same D, wherever their operations read.
 """
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from aliascope.layers import Downsampler
 from aliascope.records import StridedLayer
 from aliascope.taps.dataflow import Program, Span, Trace
-from aliascope.taps.sampling import at_stride_one, slice_phase
+from aliascope.taps.sampling import at_stride_one, pair, slice_phase
 
 _NORMS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance_norm", "rms_norm"})
 _ACTIVATIONS = frozenset(
@@ -33,7 +32,19 @@ _ACTIVATIONS = frozenset(
 _ACTIVATION_WORDS = ("relu", "swish", "silu", "elu", "mish", "activation", "sigmoid", "tanh")
 _POINTWISE = frozenset(
     {"mul", "__mul__", "__rmul__", "add", "__add__", "__radd__", "sub", "__sub__", "__rsub__"}
-    | {"div", "__truediv__", "exp", "log", "pow", "permute", "contiguous", "to", "float", "view"}
+    | {
+        "div",
+        "__truediv__",
+        "exp",
+        "log",
+        "pow",
+        "permute",
+        "contiguous",
+        "to",
+        "float",
+        "view",
+        "view_as",
+    }
 )
 """What else a module may compute that is an activation or a norm as a whole."""
 _IDLE = frozenset({"dropout", "dropout2d", "feature_dropout", "float", "to", "contiguous"})
@@ -45,17 +56,26 @@ class Followers:
 
     def __init__(self, model: nn.Module, recorded: Trace) -> None:
         self.recorded = recorded
+        self._like = next(model.parameters(), torch.zeros(()))
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.readers: dict[int, list[int]] = defaultdict(list)
         for index, call in enumerate(recorded.calls):
             for parent in call.parents:
                 self.readers[parent].append(index)
 
-    def activated(self, end: int) -> int:
-        """The call that ends conv → norm → activation, along readers that read alone."""
+    def activated(self, end: int, channels: int) -> int:
+        """The call that ends conv → norm → activation, along readers that read alone.
+
+        As far as each acts on every sample alone, which then commutes with sampling: a norm whose
+        statistics are taken over space (GroupNorm, InstanceNorm) stays behind the samples.
+
+        Args:
+            end: the call that made the map.
+            channels: of that map.
+        """
         for functions, words in ((_NORMS, ("norm",)), (_ACTIVATIONS, _ACTIVATION_WORDS)):
             end = self._past_idle(end)
-            following = self._follower(end, functions, words)
+            following = self._follower(end, channels, functions, words)
             end = end if following is None else following
         return end
 
@@ -74,7 +94,9 @@ class Followers:
             return readers[0]
         return end
 
-    def _follower(self, end: int, functions: frozenset[str], words: tuple[str, ...]) -> int | None:
+    def _follower(
+        self, end: int, channels: int, functions: frozenset[str], words: tuple[str, ...]
+    ) -> int | None:
         """The end of the norm, or of the activation, that alone reads a call's output."""
         readers, calls = self.readers[end], self.recorded.calls
         if not readers or end in self.recorded.held:
@@ -86,10 +108,25 @@ class Followers:
             composed = inside & functions and not inside - functions - _POINTWISE - _ACTIVATIONS
             childless = not next(self.modules[span.module].children(), None)
             if span.output is not None and childless and (called or composed):
-                return span.output
-        if len(readers) == 1 and calls[readers[0]].function.rstrip("_") in functions:
-            return readers[0]
-        return None
+                pointwise = self._acts_on_samples(self.modules[span.module].forward, channels)
+                return span.output if pointwise else None
+        program = self.recorded.programs.get(readers[0])
+        if len(readers) > 1 or program is None:
+            return None
+        known = calls[readers[0]].function.rstrip("_") in functions
+        pointwise = known and self._acts_on_samples(lambda x: program.run({end: x}), channels)
+        return readers[0] if pointwise else None
+
+    def _acts_on_samples(self, run: Callable[[Tensor], Any], channels: int) -> bool:
+        """Whether a function acts on every sample alone, whatever its weights: a NaN stays put."""
+        x = torch.rand(2, channels, 4, 4, generator=torch.Generator().manual_seed(0))
+        x[0, :, 1, 1] = torch.nan
+        elsewhere = x.isfinite()
+        try:
+            y = run(x.to(self._like))
+        except (RuntimeError, ValueError, TypeError, KeyError, AssertionError):
+            return False  # it asks for maps of one size, or reads another
+        return y.shape == x.shape and not bool(y.cpu()[elsewhere].isnan().any())
 
 
 @dataclass(frozen=True)
@@ -177,7 +214,7 @@ def _decimation(following: Followers, at: int, layer: StridedLayer) -> Decimatio
         raise _Undefined("what it yields are no samples of its response at stride 1")
     if layer.kind != "conv" or layer.kernel == stride:  # patches are filtered before they are cut
         return Decimation(layer, stride, phase, dense)
-    last = following.activated(end)
+    last = following.activated(end, layer.output_shape[0])
     behind = _Replay(following.recorded.programs, end, last)
     return Decimation(layer, stride, phase, lambda x: behind(dense(x)))
 
@@ -297,7 +334,8 @@ def grid(
 
 def densified(module: nn.Module) -> Any:
     """A twin of a convolution or pool that runs at stride 1 and shares its weights."""
-    twin = copy.copy(module)
+    twin = object.__new__(type(module))  # copy.copy refuses what is parametrised
+    twin.__dict__.update(module.__dict__)
     densify(twin)
     return twin
 
@@ -305,7 +343,7 @@ def densified(module: nn.Module) -> Any:
 def densify(module: Any) -> None:
     """Let a convolution or pool run at stride 1 from now on."""
     if isinstance(module, nn.MaxPool2d) and module.ceil_mode:
-        sampled = _pair(module.stride)
+        sampled = pair(module.stride)
         module.__class__ = DenseMaxPool2d
         setattr(module, "sampled", sampled)  # noqa: B010  (pyright took it for an nn.MaxPool2d)
     module.stride = (1, 1)
@@ -322,7 +360,7 @@ class DenseMaxPool2d(nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Continue the map by −∞ as far as the windows reach."""
-        kernel, padding, dilation = map(_pair, (self.kernel_size, self.padding, self.dilation))
+        kernel, padding, dilation = map(pair, (self.kernel_size, self.padding, self.dilation))
         extra = []
         for axis in (1, 0):
             side = input.shape[2 + axis]
@@ -335,7 +373,3 @@ class DenseMaxPool2d(nn.MaxPool2d):
             extra += [0, max((count - 1) * step + 1 - dense, 0)]
         x = F.pad(input, extra, value=-math.inf)
         return F.max_pool2d(x, kernel, 1, padding, dilation)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

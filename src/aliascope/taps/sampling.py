@@ -72,7 +72,7 @@ def _first(x: Tensor, *_: Any, **__: Any) -> Tensor:
 
 def _conv(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
     weight = _argument(args, kwargs, 1, "weight", None)
-    stride = _pair(_argument(args, kwargs, 3, "stride", 1))
+    stride = pair(_argument(args, kwargs, 3, "stride", 1))
     if stride == (1, 1):
         return None
     kind: Kind = "blur_pool" if _is_blur(weight) else "conv"
@@ -109,7 +109,7 @@ def _unfold(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
 
 
 def _transposed_conv(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
-    rows, columns = _pair(_argument(args, kwargs, 3, "stride", 1))
+    rows, columns = pair(_argument(args, kwargs, 3, "stride", 1))
     return Sampling("interpolate", (1, 1), (1 / rows, 1 / columns), x, _image_shape(y))
 
 
@@ -125,9 +125,9 @@ def _pool(kind: Kind, at: int = 1) -> Callable[[Tensor, Tensor, tuple, dict], Sa
     """Pools whose kernel and stride are the arguments from a place on."""
 
     def pool(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
-        kernel = _pair(_argument(args, kwargs, at, "kernel_size", 1))
+        kernel = pair(_argument(args, kwargs, at, "kernel_size", 1))
         stride = _argument(args, kwargs, at + 1, "stride", None)
-        stride = _pair(stride) if stride is not None and stride != [] else kernel
+        stride = pair(stride) if stride is not None and stride != [] else kernel
         if stride == (1, 1) or _is_global(x, y, kernel):
             return None
         return Sampling(kind, kernel, stride, x, _image_shape(y))
@@ -229,7 +229,12 @@ def _argument(args: tuple, kwargs: dict, position: int, name: str, default: Any)
     return args[position] if len(args) > position else kwargs.get(name, default)
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """Rows and columns, where one number stands for both.
+
+    >>> pair(3), pair((3, 2))
+    ((3, 3), (3, 2))
+    """
     if isinstance(value, int):
         return value, value
     return (int(value[0]), int(value[-1]))
