@@ -121,6 +121,24 @@ def test_avr_at_the_sizes_of_networks(shape):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["power", "channel"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_avr_of_large_maps_in_float32(channels, reduction):
+    """Long sums of like terms, each rounded the same way."""
+    place = torch.arange(224)[:, None]
+    maps = [
+        0.9 + 8 * (place == 223),  # the mean is a sum of 50,000 equal numbers
+        0.3 + 1.3 * (place > 95),
+        1.3 * torch.cos(2 * math.pi * place / 224),  # all its energy in one coefficient
+    ]
+    x = torch.stack([m.expand(224, 224) for m in maps])[:, None]
+    x = x.expand(-1, channels, -1, -1).contiguous()
+    for band, dc in AVR_VARIANTS.values():
+        expected = [oracles.alias_violation_ratio(m, 3, band, dc, reduction) for m in x]
+        actual = alias_violation_ratio(x, 3, band=band, dc=dc, reduction=reduction)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=4e-6)
+
+
 def test_the_variants_are_the_single_ratios():
     x = noise(3, 4, 14, 10).relu()
     together = alias_violation_ratios(x, 2)

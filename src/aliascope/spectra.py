@@ -5,9 +5,10 @@ two-sided and unwindowed, so the map is taken as periodic; the mean is kept unle
 Nothing here knows of models or files: tensors in, tensors out.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,6 +30,9 @@ AVR_VARIANTS: dict[str, tuple[Band, DC]] = {
 
 SAMPLED_VARIANTS = (*(f"sampled_{name}" for name in AVR_VARIANTS), "alias_share")
 """The columns that it stores of what is decimated."""
+
+_SUMMED = 112
+"""At most so many terms are added up at a time in float32."""
 
 _ON_THE_LIMIT = 1e-9
 """Frequencies this close are equal: 0.6² + 0.8² must lie on the unit circle."""
@@ -236,7 +240,9 @@ def _bands(x: Tensor, strides: tuple[float, float]) -> _Bands:
     """One projection, from which all ratios follow."""
     height, width = x.shape[-2:]
     maps = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H·W, C), a view of channels_last
-    mean = maps.new_full((1, height * width), 1 / (height * width)) @ maps  # (B, 1, C)
+    channels = maps.shape[-1]
+    lines = maps.new_full((1, height), 1 / height) @ maps.reshape(-1, height, width * channels)
+    mean = lines.unflatten(2, (width, channels)).mean(dim=2)  # (B, 1, C)
     # Without the mean, high = total - low hardly cancels, however large the mean is.
     maps = maps - mean
     dc_energy = height * width * _energy(mean)
@@ -259,13 +265,14 @@ def _shares(
     bands: _Bands, strides: tuple[float, float], variants: Iterable[tuple[Band, DC]]
 ) -> list[Tensor]:
     size = bands.maps.shape[1], bands.maps.shape[2]
-    low = torch.linalg.vecdot(bands.low, bands.low).flatten(1)  # (B, K_h·K_w)
+    # Beside the few strong coefficients the many weak ones would be lost in a float32 sum.
+    low = torch.linalg.vecdot(bands.low, bands.low).flatten(1).double()  # (B, K_h·K_w)
     ratios = []
     for band, dc in variants:
         clean = low @ _clean_share(size, strides, band, low.dtype, low.device)
         high = (bands.ac_energy - clean).clamp(min=0)
         total = bands.ac_energy + bands.dc_energy if dc == "keep" else bands.ac_energy
-        ratios.append(high / total)
+        ratios.append((high / total).to(bands.maps.dtype))
     return ratios
 
 
@@ -312,8 +319,14 @@ def _low_band(
     channels = maps.shape[-1]
     rows = _fourier_rows(height, strides[0], maps.dtype, maps.device)  # (K_h, H)
     columns = _fourier_rows(width, strides[1], maps.dtype, maps.device)  # (K_w, W)
-    y = rows @ maps.reshape(-1, height, width * channels)  # (B, K_h, W·C)
-    return columns @ y.reshape(-1, len(rows), width, channels)  # (B, K_h, K_w, C)
+    y = _product(rows, maps.reshape(-1, height, width * channels))  # (B, K_h, W·C)
+    return _product(columns, y.reshape(-1, len(rows), width, channels))  # (B, K_h, K_w, C)
+
+
+def _product(basis: Tensor, maps: Tensor) -> Tensor:
+    """basis @ maps, long sums in parts: each like term added to a large sum rounds it the same."""
+    parts = zip(basis.split(_SUMMED, dim=-1), maps.split(_SUMMED, dim=-2), strict=True)
+    return reduce(torch.add, itertools.starmap(torch.matmul, parts))
 
 
 @lru_cache(maxsize=256)
