@@ -10,6 +10,7 @@ from aliascope.cli.options import (
     OPS_HELP,
     PRECISION_HELP,
     PREPROCESS_HELP,
+    SHIFTS_HELP,
     Device,
     Json,
     Limit,
@@ -20,6 +21,7 @@ from aliascope.cli.options import (
 from aliascope.cli.output import complain, interruptible, progress, show
 from aliascope.preprocessing import PreprocessingName
 from aliascope.runtime import Precision
+from aliascope.shifts import Border
 
 
 def study(
@@ -39,6 +41,12 @@ def study(
         str | None,
         typer.Option(metavar="SPEC", help="Take the model of this spec as the one after."),
     ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC", help="Show beside them a model in which nothing was filtered."
+        ),
+    ] = None,
     images: Annotated[
         str | None,
         typer.Option(metavar="SOURCE", help="Read the pictures from a source, as for `measure`."),
@@ -51,6 +59,10 @@ def study(
         str | None, typer.Option(metavar="WEIGHTS", help="Load pretrained or random weights.")
     ] = None,
     preprocess: Annotated[PreprocessingName | None, typer.Option(help=PREPROCESS_HELP)] = None,
+    shifts: Annotated[
+        list[Border] | None,
+        typer.Option(help=f"{SHIFTS_HELP} Repeat it to show others beside the first."),
+    ] = None,
     ops: Annotated[Ops | None, typer.Option(help=OPS_HELP)] = None,
     class_map: Annotated[
         str | None,
@@ -104,10 +116,12 @@ def study(
             progress=progress,
             baseline=baseline,
             antialiased=antialiased,
+            control=control,
             images=images,
             limit=limit,
             weights=weights,
             preprocess=preprocess,
+            shifts=tuple(shifts or ()) or None,
             ops=ops,
             class_map=class_map,
             layer_map=tuple(assignments(layer_map).items()) or None,
