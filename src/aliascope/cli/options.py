@@ -31,8 +31,8 @@ SOURCES = (
     "imagefolder:PATH, hf:DATASET[:SPLIT] or wds:SHARDS"
 )
 SHIFTS_HELP = (
-    "Move each picture by one pixel: circular rolls it (as published), crop moves the window by a "
-    "pixel of the network's, native by a pixel of the photograph's own."
+    "Move each picture by one pixel: crop moves the window by a pixel of the network's, native by "
+    "one of the photograph's own, circular rolls the picture (as published)."
 )
 OPS_HELP = "Measure all operations that downsample, or only convolutions (conv, as published)."
 PREPROCESS_HELP = (
@@ -66,7 +66,10 @@ Device = Annotated[
         metavar="DEVICE", help="Run on cpu, cuda, cuda:1, …; by default on the GPU if there is one."
     ),
 ]
-Shifts = Annotated[Border, typer.Option(help=SHIFTS_HELP)]
+Shifts = Annotated[
+    Border | None,
+    typer.Option(help=f"{SHIFTS_HELP} By default crop, or circular where there is no room."),
+]
 Size = Annotated[
     str | None,
     typer.Option(
