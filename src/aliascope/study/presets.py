@@ -1,11 +1,10 @@
 """What a study is about: the pair of models, the images, and the figures it is laid beside."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from aliascope.batch import Ops
 from aliascope.errors import RunError
-from aliascope.preprocessing import PreprocessingName
 from aliascope.runtime import Precision
 
 BASELINE, ANTIALIASED = "baseline", "antialiased"
@@ -29,7 +28,7 @@ class Plan:
     """At most so many images."""
     weights: str = "pretrained"
     """Of both models: "pretrained" or "random"."""
-    preprocess: PreprocessingName = "model"
+    preprocess: Literal["model", "resize224"] = "model"
     """"model" is the baseline's evaluation transform, for both: a pair must see the same pixels."""
     ops: Ops = "all"
     class_map: str | None = None
