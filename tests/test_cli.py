@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import re
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +17,17 @@ import pytest
 from typer.main import get_command
 
 import aliascope
+from aliascope.antialias.recipe import Stem
+from aliascope.batch import Ops
 from aliascope.cli import app, main
+from aliascope.layers import Padding, Wavelet
+from aliascope.preprocessing import PreprocessingName
+from aliascope.runtime import Precision
+from aliascope.shifts import Border
+from aliascope.tradeoffs import compare_methods
 
-VERBS = sorted(get_command(app).commands)
+COMMANDS = get_command(app).commands
+VERBS = sorted(COMMANDS)
 TOY = """
 import torch
 from torch import nn
@@ -28,6 +38,16 @@ def net():
         nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
     )
+
+def flat():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+def hidden():
+    class Hidden(nn.Module):
+        def forward(self, x):
+            half = torch.eye(x.shape[2])[::2]
+            return half @ x @ half.T
+    return nn.Sequential(Hidden(), *flat())
 
 def broken():
     return nn.Sequential(nn.Linear(5, 5))
@@ -116,6 +136,90 @@ def test_measure_and_compare(run, folder):
     assert {row["difference"] for row in json.loads(out)["images"]} == {0}
 
 
+def test_compare_measures_two_models_on_the_same_pictures(run, folder):
+    command = "compare toy:net toy:net@blurpool --images pictures --limit 5 --device cpu"
+    status, out, err = run(f"{command} --out runs --json")
+    assert status == 0, err
+    told = json.loads(out)
+    runs = [
+        aliascope.measure(spec, "pictures", limit=5, device="cpu")
+        for spec in ("toy:net", "toy:net@blurpool")
+    ]
+    assert told == aliascope.compare(*runs).to_dict()
+    assert told["n"] == 5
+    assert json.loads(run("compare runs/A runs/B --json")[1]) == told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("before before --images pictures", "before is a run, which is not measured again"),
+        ("toy:net before --images pictures", "before is a run, which is not measured again"),
+        ("before toy:net", "toy:net is no directory that `aliascope measure --out` wrote"),
+        ("before before --limit 3 --shifts crop", "--limit, --shifts: nothing is measured without"),
+    ],
+)
+def test_compare_takes_two_runs_or_two_models(run, folder, arguments, sentence):
+    run("measure toy:net --images pictures --limit 1 --device cpu --out before")
+    status, out, err = run(f"compare {arguments}")
+    assert (status, out) == (1, "")
+    assert sentence in err
+
+
+PIXELS = "--size 32x40 --resize 48 --mean 0.5 --std 0.25,0.5,0.75 --interpolation bicubic"
+
+
+def test_pictures_are_prepared_as_the_options_say(run, folder):
+    command = "measure toy:net --images pictures --limit 1 --device cpu --json"
+    (plain,) = json.loads(run(command)[1])
+    assert any("--mean" in notice for notice in plain["notices"])
+    (told,) = json.loads(run(f"{command} {PIXELS} --shifts crop")[1])
+    assert told["config"]["preprocessing"] == {
+        "resize": [48], "crop": [32, 40], "interpolation": "bicubic",
+        "mean": [0.5] * 3, "std": [0.25, 0.5, 0.75], "margin": 1,
+    }  # fmt: skip
+    assert told["config"]["border"] == "crop"
+    assert not any("--mean" in notice for notice in told["notices"])
+    (squashed,) = json.loads(run(f"{command} --preprocess resize224 --size 64")[1])
+    assert squashed["config"]["preprocessing"]["resize"] == [64, 64]
+    status, _, err = run(f"{command} --size wide")
+    assert status == 1
+    assert err == "error: --size 'wide' is no size in pixels; write 224, or 288x224\n"
+
+
+def test_compare_prepares_pictures_likewise(run, folder):
+    command = f"compare toy:net toy:net --images pictures --limit 1 --device cpu {PIXELS}"
+    status, _, err = run(f"{command} --shifts native --out runs")
+    assert status == 0, err
+    config = aliascope.Run.open("runs/B").config
+    assert config["preprocessing"]["crop"] == [32, 40]
+    assert config["border"] == "native"
+
+
+def test_layers_shows_the_network_pictures_of_the_size_given(run, folder):
+    status, out, err = run("layers toy:net")
+    assert status == 0
+    assert "3×224×224" in out
+    assert err == (
+        "notice: toy:net does not say what size it takes, so it was run on 224 × 224: give its own "
+        "with --size\n"
+    )
+    status, out, err = run("layers toy:net --size 32x40")
+    assert (status, err) == (0, "")
+    assert "3×32×40" in out
+
+
+def test_layers_does_not_say_of_what_it_cannot_see_that_it_is_not_there(run, folder):
+    status, out, err = run("layers toy:flat --size 32")
+    assert (status, err) == (0, "")
+    assert out == "toy:flat does not downsample\n"
+    status, out, err = run("layers toy:hidden --size 32")
+    assert status == 0
+    assert "does not downsample" not in out
+    assert err.startswith("notice: ")
+    assert "32×32 to 16×16" in err.splitlines()[-1]
+
+
 def test_a_model_that_fails_does_not_stop_the_others(run, folder):
     status, out, err = run("measure toy:broken toy:nothing toy:net --images pictures --out runs")
     assert status == 1
@@ -151,6 +255,7 @@ def test_bench_goes_on_where_a_model_fails(run, folder):
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
+        ("layers toy:broken", "toy:broken failed on an image of shape (1, 3, 224, 224): "),
         ("layers resnet50", "error: unknown model 'resnet50'; did you mean timm:resnet50"),
         ("measure toy:net --images nowhere", "nowhere"),
         ("measure toy:net --images pictures --device cuda:9", "choose cpu"),
@@ -176,12 +281,91 @@ def test_mistakes_become_one_sentence_and_status_1(run, folder, command, sentenc
         "measure toy:net --precision fp8",
         "measure toy:net --preprocess none",
         "compare a b --map x",
+        "measure toy:net --shifts sideways",
+        "study --phases 3-1",
+        "study --phases 1-99999999999",
+        "study --latency-seconds -1",
+        "antialias toy:net --out t.safetensors --padding none",
     ],
 )
 def test_wrong_usage_has_status_2(run, folder, command):
     status, out, err = run(command)
     assert (status, out) == (2, "")
     assert "Usage" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("study --phases 3-1", "'3-1' runs backwards; write 1-3"),
+        ("study --phases 1-x", "'1-x' is no list of phases; write it like 1,3-5"),
+        ("study --latency-seconds -1", "-1.0 is not in the range x>=0"),
+    ],
+)
+def test_wrong_usage_is_said_in_a_sentence(run, folder, command, sentence):
+    assert sentence in run(command)[2].splitlines()[-1]
+    assert not Path("results").exists()
+
+
+PARAMETERS = [
+    pytest.param(parameter, id=f"{verb} {parameter.name}")
+    for verb, command in COMMANDS.items()
+    for parameter in command.params
+]
+DOING = (
+    "Begin Compare Continue Convert Count Divide Filter Give Judge Keep List Load Measure Move "
+    "Only Pair Prepare Print Read Recalibrate Resize Run Seed Show Spend Subtract Take Time "
+    "Train Try Write"
+)
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS)
+def test_every_help_says_what_is_done(parameter):
+    words = parameter.help.split()
+    assert words[0] in DOING.split()
+    assert len(words) >= 4
+    assert words[-1].endswith(".")
+
+
+def test_every_list_of_choices_is_the_librarys():
+    library = {
+        "shifts": Border, "precision": Precision, "ops": Ops, "preprocess": PreprocessingName,
+        "padding": Padding, "wavelet": Wavelet, "stem": Stem,
+    }  # fmt: skip
+    seen = set()
+    for command in COMMANDS.values():
+        for parameter in command.params:
+            if choices := getattr(parameter.type, "choices", None):
+                listed = typing.get_args(library[parameter.name])
+                assert tuple(choices) == listed, parameter.name
+                seen.add(parameter.name)
+    assert seen == set(library)
+    kinds = (Border, Precision, Padding, Wavelet)
+    listed = [name for kind in kinds for name in typing.get_args(kind)]
+    folder = Path(aliascope.cli.__file__).parent
+    for file in folder.glob("*.py"):
+        assert not [name for name in listed if f'"{name}"' in file.read_text()], file
+
+
+@pytest.mark.parametrize(
+    ("verb", "function"),
+    [
+        ("measure", aliascope.measure),
+        ("compare", aliascope.measure),
+        ("bench", aliascope.bench),
+        ("antialias", aliascope.antialias),
+        ("antialias", aliascope.finetune),
+        ("methods", compare_methods),
+    ],
+)
+def test_defaults_are_the_librarys(verb, function):
+    given = inspect.signature(function).parameters
+    optional = [p for p in COMMANDS[verb].params if not p.required]
+    shared = {p.name: p.default for p in optional if p.name in given}
+    assert len(shared) >= 3
+    for name, default in shared.items():
+        if name not in ("images", "only", "batch_size", "holdout", "out"):
+            assert default == given[name].default, name
 
 
 def test_debug_shows_the_traceback(run):
@@ -195,10 +379,6 @@ def test_every_help_shows_an_example_that_runs(run, folder, verb):
     assert status == 0
     example = re.search(r"Example: aliascope (.+)", " ".join(out.split()))[1]
     assert example.startswith(verb)
-    if verb == "compare":
-        run("measure toy:net --images pictures --out runs/a")
-        run("measure toy:net --images pictures --out runs/b")
-        example = example.replace("conv1=stem.conv", "0=0")
     status, out, err = run(example)
     assert status == 0, err
     assert out.strip()

@@ -1,5 +1,6 @@
-"""Every command and every number in the README is what the program prints."""
+"""Commands in the documents exist, and every number in the README is what the program prints."""
 
+import ast
 import doctest
 import importlib.util
 import json
@@ -10,21 +11,65 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.main import get_command
 
 import aliascope
-from aliascope.cli import main
+from aliascope.cli import app, main
+from aliascope.study import PRESETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+COMMANDS = get_command(app).commands
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def commands():
+def shell_lines():
+    """Every command of every `sh` block, and those behind a $, with the document's name."""
+    for path, text in DOCUMENTS.items():
+        typed = [*blocks("sh", text), *(command for command, _ in commands(text))]
+        for line in "\n".join(typed).replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield pytest.param(words, id=f"{path.name}: {' '.join(words)}")
+
+
+def check_command(words):
+    """Raises where a command line does not exist as it is written; runs nothing."""
+    program, *arguments = words
+    if program == "aliascope":
+        verb, *arguments = arguments
+        context = COMMANDS[verb].make_context(f"aliascope {verb}", arguments)
+        assert context.params.get("preset", "embedded") in PRESETS
+    elif program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        assert set(arguments) <= set(targets)
+    elif program == "python":
+        check_script(ROOT / arguments[0], arguments[1:])
+    else:
+        assert (program, arguments[0]) in {("pip", "install"), ("git", "clone")} or program == "cd"
+
+
+def check_script(script, arguments):
+    """Its options are those that it gives to argparse, each with a value, the others too."""
+    calls = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Call)]
+    declared = {
+        call.args[0].value: {k.arg for k in call.keywords}
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"
+    }
+    given = [word for word in arguments if word.startswith("-")]
+    assert set(given) <= set(declared), script
+    places = {name: keywords for name, keywords in declared.items() if not name.startswith("-")}
+    needed = [name for name, keywords in places.items() if "nargs" not in keywords]
+    assert len(needed) <= len(arguments) - 2 * len(given) <= len(places), script
+
+
+def commands(text=README):
     """(command, printed) of every `$ aliascope …` in a console block, in order."""
-    for block in blocks("console"):
+    for block in blocks("console", text):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, printed = part.partition("\n")
             yield command, printed
@@ -47,6 +92,48 @@ def test_the_comparison_of_texts_can_fail():
     for wrong in ("sis 0.0553 [-86.2%]", "sis 0.0453 [86.2%]", "sos 0.0453 [-86.2%]", "sis"):
         with pytest.raises(AssertionError):
             assert_same_text(wrong, "sis 0.0453 [-86.2%]")
+
+
+@pytest.mark.parametrize("words", shell_lines())
+def test_every_command_of_the_documents_exists(words):
+    check_command(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "aliascope compare a b --pictures c",
+        "aliascope measure a --shifts sideways",
+        "aliascope measure",
+        "aliascope study --preset other",
+        "aliascope repair a",
+        "make tea",
+        "python experiments/none.py",
+        "python experiments/search_pair.py imagenet",
+        "python experiments/search_pair.py imagenet photos --fast yes",
+        "conda install aliascope",
+    ],
+)
+def test_a_command_that_does_not_exist_is_noticed(line):
+    with pytest.raises(Exception):  # noqa: B017, PT011  (each kind of command has its own)
+        check_command(shlex.split(line))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_python_of_the_documents_runs(path):
+    """As a doctest where it shows what it prints; what stands for the reader's own is compiled."""
+    code = blocks("python", DOCUMENTS[path])
+    examples = doctest.DocTestParser().get_examples(
+        "\n".join(block for block in code if ">>>" in block)
+    )
+    for block in code:
+        if ">>>" not in block:
+            compile(block, path.name, "exec")
+    test = doctest.DocTest(examples, {}, path.name, str(path), 0, None)
+    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    runner = doctest.DocTestRunner(optionflags=options, verbose=False)
+    assert runner.run(test).failed == 0
+    assert path.name != "README.md" or len(code) >= 1
 
 
 def test_every_command_of_the_readme_prints_what_it_says(tmp_path, monkeypatch, capfd):
@@ -73,15 +160,6 @@ def test_every_command_of_the_readme_prints_what_it_says(tmp_path, monkeypatch, 
     assert seen >= 3
 
 
-def test_the_python_of_the_readme_runs():
-    examples = doctest.DocTestParser().get_examples("\n".join(blocks("python")))
-    assert len(examples) >= 4
-    test = doctest.DocTest(examples, {}, "README.md", str(ROOT / "README.md"), 0, None)
-    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    runner = doctest.DocTestRunner(optionflags=options, verbose=False)
-    assert runner.run(test).failed == 0
-
-
 def test_documents_quote_the_tables_of_the_studies():
     spec = importlib.util.spec_from_file_location("render", ROOT / "docs" / "render.py")
     render = importlib.util.module_from_spec(spec)
@@ -106,9 +184,8 @@ def test_the_committed_studies_are_whole():
 
 
 def test_the_targets_of_the_readme_exist():
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z-]+)", README):
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    for target in re.findall(r"`make ([a-z-]+)`", README):
+        check_command(["make", target])
 
 
 def test_the_readme_is_short():

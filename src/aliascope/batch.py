@@ -13,7 +13,7 @@ from aliascope.errors import ModelError
 from aliascope.fusion import fuse_batch_norm
 from aliascope.images import Loaded
 from aliascope.models import LoadedModel
-from aliascope.preprocessing import RESIZE_224, Preprocessing, native_views
+from aliascope.preprocessing import RESIZE_224, Preprocessing, PreprocessingName, native_views
 from aliascope.records import StridedLayer
 from aliascope.runtime import (
     MODEL_FAILURES,
@@ -86,7 +86,7 @@ class Rows(NamedTuple):
 def prepare(
     model: LoadedModel,
     *,
-    preprocess: Literal["model", "resize224"] | Preprocessing = "model",
+    preprocess: PreprocessingName | Preprocessing = "model",
     ops: Ops = "all",
     precision: Precision = "fp32",
     device: str | None = None,

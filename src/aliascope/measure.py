@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from aliascope.batch import Instrument, Ops, prepare, rows_of
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import Preprocessing
+from aliascope.preprocessing import Preprocessing, PreprocessingName
 from aliascope.records import Report
 from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
@@ -31,7 +31,7 @@ def measure(
     *,
     out: str | Path | None = None,
     weights: str | Path = "pretrained",
-    preprocess: Literal["model", "resize224"] | Preprocessing = "model",
+    preprocess: PreprocessingName | Preprocessing = "model",
     ops: Ops = "all",
     precision: Precision = "fp32",
     device: str | None = None,

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -15,6 +15,9 @@ from torch import Tensor
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import MAX_PIXELS
 from aliascope.shifts import ONE_PIXEL, Shift, cropped_views, largest, windows
+
+PreprocessingName = Literal["model", "resize224"]
+"""The model's own evaluation transform, or `RESIZE_224`."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

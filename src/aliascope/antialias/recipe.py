@@ -1,14 +1,14 @@
 """What a conversion was asked to do, as arguments and as the end of a model spec."""
 
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 from aliascope.antialias.downsamplers import LOW_PASSES, downsampler
 from aliascope.errors import ModelError
-from aliascope.layers import LAYERS
-from aliascope.layers.wavelet import WAVELETS
+from aliascope.layers import LAYERS, PADDINGS, WAVELETS
 
-STEMS = ("keep", "convert")
-PADDINGS = ("reflect", "zeros", "replicate", "circular")
+Stem = Literal["keep", "convert"]
+STEMS = get_args(Stem)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ samples into ⌈H/s⌉ × ⌈W/s⌉. `LAYERS` finds them by the name of their me
 
 from torch import nn
 
-from aliascope.layers._downsampler import Downsampler
+from aliascope.layers._downsampler import PADDINGS, Downsampler, Padding
 from aliascope.layers.adaptive import AdaptivePool
 from aliascope.layers.aps import APSPool
 from aliascope.layers.blurpool import BlurPool
 from aliascope.layers.ideal import IdealPool
 from aliascope.layers.lps import LPSPool
 from aliascope.layers.tips import TIPSPool
-from aliascope.layers.wavelet import WaveletPool
+from aliascope.layers.wavelet import WAVELETS, Wavelet, WaveletPool
 
 LAYERS: dict[str, type[nn.Module]] = {
     "blurpool": BlurPool,
@@ -28,12 +28,16 @@ LAYERS: dict[str, type[nn.Module]] = {
 
 __all__ = [
     "LAYERS",
+    "PADDINGS",
+    "WAVELETS",
     "APSPool",
     "AdaptivePool",
     "BlurPool",
     "Downsampler",
     "IdealPool",
     "LPSPool",
+    "Padding",
     "TIPSPool",
+    "Wavelet",
     "WaveletPool",
 ]

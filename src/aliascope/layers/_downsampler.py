@@ -1,14 +1,15 @@
 """What every downsampler shares: its arguments, the border and the depthwise filter."""
 
 from math import comb, floor
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-PADDINGS = ("reflect", "zeros", "replicate", "circular")
+Padding = Literal["reflect", "zeros", "replicate", "circular"]
+PADDINGS = get_args(Padding)
 
 Pair = int | tuple[int, int]
 Number = TypeVar("Number", int, float)

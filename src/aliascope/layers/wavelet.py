@@ -1,6 +1,7 @@
 """WaveletPool: the low-low band of a discrete wavelet transform."""
 
 import math
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +15,8 @@ from aliascope.layers._downsampler import (
     per_axis,
 )
 
-WAVELETS = ("haar", "db2", "bior2.2", "bior3.3", "sym4")
+Wavelet = Literal["haar", "db2", "bior2.2", "bior3.3", "sym4"]
+WAVELETS = get_args(Wavelet)
 
 
 class WaveletPool(Downsampler):

@@ -1,0 +1,222 @@
+"""What one model does, and what two do beside each other."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import aliascope
+from aliascope.cli.options import (
+    PREPROCESS_HELP,
+    BatchSize,
+    Device,
+    Images,
+    Interpolation,
+    Json,
+    Limit,
+    Map,
+    Mean,
+    Ops,
+    Precision,
+    Resize,
+    Shifts,
+    Size,
+    Std,
+    Weights,
+    assignments,
+    defaults_of,
+)
+from aliascope.cli.output import complain, interruptible, print_json, progress, show
+from aliascope.errors import AliascopeError, RunError
+from aliascope.files import file_name
+from aliascope.models import LoadedModel
+from aliascope.preprocessing import RESIZE_224, Preprocessing, PreprocessingName, customised
+
+_MEASURE = defaults_of(aliascope.measure)
+
+Preprocess = Annotated[PreprocessingName, typer.Option(help=PREPROCESS_HELP)]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed random weights with this number.")]
+
+
+def measure(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Measure the models of these specs; `aliascope models` lists them.",
+        ),
+    ],
+    images: Images = "photos",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Write the run into this directory; of several models, each into one below it.",
+        ),
+    ] = None,
+    weights: Weights = _MEASURE.weights,
+    preprocess: Preprocess = _MEASURE.preprocess,
+    size: Size = None,
+    resize: Resize = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    ops: Ops = _MEASURE.ops,
+    precision: Precision = _MEASURE.precision,
+    device: Device = None,
+    shifts: Shifts = _MEASURE.shifts,
+    batch_size: BatchSize = None,
+    limit: Limit = None,
+    seed: Seed = _MEASURE.seed,
+    as_json: Json = False,
+) -> None:
+    """Measure aliasing and shift instability of one or more models.
+
+    One pass yields the alias violation ratio of every layer and image, and the shift instability,
+    agreement, confidence and logit instability of every image. With --out a run that was killed
+    goes on when the same command is given again.
+    """
+    runs, failed = [], False
+    pixels = {"size": size, "resize": resize, "mean": mean, "std": std}
+    for spec in models:
+        try:
+            with interruptible(kept=out is not None):
+                model = aliascope.load_model(spec, weights=weights, seed=seed)
+                with progress(spec) as report:
+                    run = aliascope.measure(
+                        model,
+                        images,
+                        out=out if out is None or len(models) == 1 else out / file_name(spec),
+                        preprocess=_prepared(
+                            model, preprocess, **pixels, interpolation=interpolation
+                        ),
+                        ops=ops,
+                        precision=precision,
+                        device=device,
+                        shifts=shifts,
+                        batch_size=batch_size,
+                        limit=limit,
+                        seed=seed,
+                        progress=report,
+                    )
+        except AliascopeError as error:
+            if len(models) == 1:
+                raise
+            failed = True
+            complain(f"{spec}: {error}")
+            continue
+        runs.append(run)
+        if not as_json:
+            typer.echo(f"{run}\n")
+    if as_json:
+        print_json([run.to_dict() for run in runs])
+    if failed:
+        raise typer.Exit(1)
+
+
+def compare(
+    context: typer.Context,
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="Compare the model of this spec, or this run directory, with B."
+        ),
+    ],
+    b: Annotated[
+        str,
+        typer.Argument(
+            metavar="B", help="Compare A with this model or run; differences are B - A."
+        ),
+    ],
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="Measure models on pictures of this source, as for `measure`."
+        ),
+    ] = None,
+    layer_map: Map = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY", help="Write each model's run into a directory below this one."
+        ),
+    ] = None,
+    weights: Weights = _MEASURE.weights,
+    preprocess: Preprocess = _MEASURE.preprocess,
+    size: Size = None,
+    resize: Resize = None,
+    mean: Mean = None,
+    std: Std = None,
+    interpolation: Interpolation = None,
+    precision: Precision = _MEASURE.precision,
+    device: Device = None,
+    shifts: Shifts = _MEASURE.shifts,
+    batch_size: BatchSize = None,
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two models on the same pictures, or two runs, paired by image and by layer.
+
+    A and B are model specs, which are measured on --images first, or run directories. Layers are
+    paired by order of execution, or as --map says. Intervals are bootstrapped over photographs;
+    p-values are corrected over layers (Holm).
+    """
+    pairs = assignments(layer_map) or None
+    if images is None:
+        _refuse_models(context, a, b)
+        show(aliascope.compare(a, b, layer_map=pairs), as_json)
+        return
+    if runs := [text for text in (a, b) if _is_run(text)]:
+        raise RunError(
+            f"{runs[0]} is a run, which is not measured again: leave --images out, or give two "
+            "models"
+        )
+    first = aliascope.load_model(a, weights=weights)
+    pixels = {"size": size, "resize": resize, "mean": mean, "std": std}
+    with interruptible(kept=out is not None), progress(f"{a}, {b}") as report:
+        comparison = aliascope.compare(
+            first,
+            b,
+            images=images,
+            layer_map=pairs,
+            out=out,
+            weights=weights,
+            preprocess=_prepared(first, preprocess, **pixels, interpolation=interpolation),
+            precision=precision,
+            device=device,
+            shifts=shifts,
+            batch_size=batch_size,
+            limit=limit,
+            progress=report,
+        )
+    show(comparison, as_json)
+
+
+def _is_run(text: str) -> bool:
+    return (Path(text) / "run.json").exists()
+
+
+def _refuse_models(context: typer.Context, *places: str) -> None:
+    """Without --images there is nothing to measure, and nothing that says how."""
+    for text in places:
+        if not _is_run(text):
+            raise RunError(
+                f"{text} is no directory that `aliascope measure --out` wrote; to measure a model "
+                "of that name, say on which --images"
+            )
+    idle = [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name not in ("a", "b", "layer_map", "as_json")
+        and str(context.get_parameter_source(str(parameter.name))).endswith("COMMANDLINE")
+    ]
+    if idle:
+        raise RunError(
+            f"{', '.join(idle)}: nothing is measured without --images; leave this out to compare "
+            "the runs as they are"
+        )
+
+
+def _prepared(model: LoadedModel, name: PreprocessingName, **pixels: str | None) -> Preprocessing:
+    """The transform of that name, with what the options say in its place."""
+    return customised(model.preprocessing if name == "model" else RESIZE_224, **pixels)

@@ -1,0 +1,152 @@
+"""The options that several commands share, their defaults and how their texts are read.
+
+What can be chosen and what is chosen by default is read off the library: no list stands here again.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import typer
+
+from aliascope.batch import Ops as AnyOps
+from aliascope.runtime import Precision as AnyPrecision
+from aliascope.shifts import Border
+
+
+def defaults_of(function: Callable[..., Any]) -> SimpleNamespace:
+    """The defaults of a function's arguments, by their names.
+
+    >>> defaults_of(lambda x, y=2: x + y).y
+    2
+    """
+    taken = inspect.signature(function).parameters.values()
+    return SimpleNamespace(**{p.name: p.default for p in taken if p.default is not p.empty})
+
+
+SOURCES = (
+    "photos (they come with aliascope), a folder or glob, stl10, cifar10, imagenet:PATH, "
+    "imagefolder:PATH, hf:DATASET[:SPLIT] or wds:SHARDS"
+)
+SHIFTS_HELP = (
+    "Move each picture by one pixel: crop moves the window by a pixel of the network's, native by "
+    "one of the photograph's own, circular rolls the picture (as published)."
+)
+OPS_HELP = "Measure all operations that downsample, or only convolutions (conv, as published)."
+PREPROCESS_HELP = (
+    "Prepare pictures as the model's own evaluation does (model), or resize them to 224 × 224 "
+    "(resize224, as published)."
+)
+PRECISION_HELP = "Run the forward pass in this precision."
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Load the model of this spec; `aliascope models` lists them."
+    ),
+]
+Images = Annotated[str, typer.Option(metavar="SOURCE", help=f"Read the pictures from {SOURCES}.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Read at most so many pictures.")
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        metavar="WEIGHTS",
+        help="Load weights: pretrained, random, or those of a file (safetensors or state_dict).",
+    ),
+]
+Precision = Annotated[AnyPrecision, typer.Option(help=PRECISION_HELP)]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE", help="Run on cpu, cuda, cuda:1, …; by default on the GPU if there is one."
+    ),
+]
+Shifts = Annotated[
+    Border | None,
+    typer.Option(help=f"{SHIFTS_HELP} By default crop, or circular where there is no room."),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Show the model pictures of this size, such as 224 or 288x224, not of its own.",
+    ),
+]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Resize the short side to this before the crop, or rows and columns (256x256).",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B", help="Subtract this from pixels in 0 to 1, such as 0.485,0.456,0.406."
+    ),
+]
+Std = Annotated[
+    str | None, typer.Option(metavar="R,G,B", help="Divide pixels by this after --mean.")
+]
+Interpolation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD", help="Resize with bilinear, bicubic or another method of Pillow's."
+    ),
+]
+Ops = Annotated[AnyOps, typer.Option(help=OPS_HELP)]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Show the model so many pictures at once; by default what is fastest.",
+    ),
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="A=B",
+        help="Pair layer A of the first model with layer B of the second; repeatable.",
+    ),
+]
+
+
+def assignments(texts: list[str] | None) -> dict[str, str]:
+    """A=B, several times.
+
+    >>> assignments(["conv1=stem.conv"])
+    {'conv1': 'stem.conv'}
+    """
+    found = {}
+    for text in texts or []:
+        left, equals, right = text.partition("=")
+        if not (left and equals and right):
+            raise typer.BadParameter(f"{text!r} is not of the form A=B", param_hint="--map")
+        found[left] = right
+    return found
+
+
+def numbers(text: str) -> list[int]:
+    """Phases, by number.
+
+    >>> numbers("1,3-5")
+    [1, 3, 4, 5]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        if not (ends := re.fullmatch(r"([0-9])(?:-([0-9]))?", part)):
+            wrong = f"{text!r} is no list of phases; write it like 1,3-5"
+            raise typer.BadParameter(wrong, param_hint="--phases")
+        first, last = int(ends[1]), int(ends[2] or ends[1])
+        if last < first:
+            wrong = f"{part!r} runs backwards; write {last}-{first}"
+            raise typer.BadParameter(wrong, param_hint="--phases")
+        found += range(first, last + 1)
+    return found

@@ -1,0 +1,188 @@
+"""Repair of one model, and all methods of it beside each other."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import aliascope
+from aliascope.antialias.recipe import Stem
+from aliascope.cli.options import Device, Json, Limit, Model, Weights, defaults_of
+from aliascope.cli.output import interruptible, print_json, progress, show
+from aliascope.layers import Padding, Wavelet
+from aliascope.models import check_name
+from aliascope.text import columns
+from aliascope.tradeoffs import compare_methods
+
+_RECIPE = defaults_of(aliascope.Recipe)
+_FINETUNE = defaults_of(aliascope.finetune)
+_METHODS = defaults_of(compare_methods)
+
+
+def antialias(
+    model: Model,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="Write this file, NAME.safetensors; it is a model spec afterwards."
+        ),
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="METHOD", help="Filter by this method; `aliascope methods` lists them."
+        ),
+    ] = _RECIPE.method,
+    size: Annotated[
+        int, typer.Option(metavar="N", help="Give the filter so many taps, 1 to 7.")
+    ] = _RECIPE.size,
+    stem: Annotated[
+        Stem, typer.Option(help="Keep or convert the operation that reads the image.")
+    ] = _RECIPE.stem,
+    shortcut: Annotated[
+        bool, typer.Option(help="Convert the shortcuts of residual blocks, too.")
+    ] = _RECIPE.shortcut,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Convert what can be converted, and list the rest.")
+    ] = _RECIPE.partial,
+    padding: Annotated[
+        Padding, typer.Option(help="Continue maps beyond their border in this way.")
+    ] = _RECIPE.padding,
+    wavelet: Annotated[
+        Wavelet, typer.Option(help="Filter with this wavelet, if --method is wavelet.")
+    ] = _RECIPE.wavelet,
+    finetune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Train the result to predict as MODEL does, on pictures from a source, as for "
+            "`measure`.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help=f"Train for so many steps of {_FINETUNE.batch_size} pictures."
+        ),
+    ] = _FINETUNE.steps,
+    holdout: Annotated[
+        str,
+        typer.Option(
+            metavar="N|SOURCE",
+            help="Judge the training on so many pictures kept out of it, or on another source.",
+        ),
+    ] = str(_FINETUNE.holdout),
+    weights: Weights = _METHODS.weights,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Anti-alias what downsamples in MODEL, keeping its weights, and write the result.
+
+    Prints what was done with each operation and what that costs. --finetune wins accuracy back
+    without labels; it leaves its progress in a folder beside the file, from which the same command
+    goes on after a kill.
+    """
+    check_name(out)
+    recipe = aliascope.Recipe(method, size, stem, shortcut, partial, padding, wavelet)
+    loaded = aliascope.load_model(f"{model}@{recipe}", weights=weights)
+    report = aliascope.conversion_of(loaded.module)
+    trained = None
+    if finetune is not None:
+        with interruptible(kept=True), progress(loaded.spec, "steps") as steps_done:
+            trained = aliascope.finetune(
+                loaded,
+                aliascope.load_model(model, weights=weights),
+                finetune,
+                steps=steps,
+                holdout=int(holdout) if holdout.isdecimal() else holdout,
+                out=out.with_suffix(".finetune"),
+                device=device,
+                progress=steps_done,
+            )
+        loaded = replace(loaded, module=trained.model)
+    aliascope.save_model(loaded, out)
+    if as_json:
+        finetuned = {"finetune": trained.to_dict()} if trained else {}
+        print_json({"model": str(out), "spec": loaded.spec, **report.to_dict(), **finetuned})
+    else:
+        typer.echo("\n\n".join(filter(None, [str(report), trained and str(trained)])))
+
+
+def methods(
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC", help="Convert the model of this spec by every method, and measure each."
+        ),
+    ] = None,
+    images: Annotated[
+        str,
+        typer.Option(metavar="SOURCE", help="Read the pictures from a source, as for `measure`."),
+    ] = "photos",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD[:SIZE]", help="Try only this method, as in a model spec; repeatable."
+        ),
+    ] = None,
+    recalibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Recalibrate batch-norm on pictures from this source, and measure that.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY", help="Write runs, methods.csv and the figure into a directory."
+        ),
+    ] = None,
+    weights: Weights = _METHODS.weights,
+    limit: Limit = None,
+    latency_seconds: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Spend so long on timing all of them.")
+    ] = _METHODS.latency_seconds,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """List the anti-aliased downsamplers, or with --measure compare them on a model.
+
+    The list: paper, learned parameters and cost of one layer at stride 2 on a map of 64 × 56 × 56,
+    and which shifts are exact. The comparison: stability, predictions kept, cost, zero-shot and
+    with --recalibrate after batch-norm recalibration.
+    """
+    if measure is not None:
+        with interruptible(kept=out is not None):
+            compared = compare_methods(
+                measure,
+                images,
+                methods=only or _METHODS.methods,
+                recalibrate_on=recalibrate,
+                weights=weights,
+                limit=limit,
+                out=out,
+                latency_seconds=latency_seconds,
+                device=device,
+                progress=progress,
+            )
+        show(compared, as_json)
+        return
+    found = aliascope.available_methods()
+    if as_json:
+        print_json([asdict(method) for method in found])
+        return
+    header = ["method", "layer", "parameters", "MFLOPs", "exact under", "paper"]
+    rows = [
+        [
+            method.name,
+            method.layer,
+            str(method.parameters),
+            f"{method.mflops:.2f}",
+            method.exact_under,
+            method.paper,
+        ]
+        for method in found
+    ]
+    typer.echo(columns([header, *rows]))
