@@ -251,7 +251,9 @@ skipped 4.png: truncated
 def test_the_table_fits_a_hundred_columns_and_the_dictionary_is_json():
     stride, name = (4 / 3, 5 / 3), "a.very.long.name" * 9
     with RunWriter(None, CONFIG, [layer(name, 0, stride, "max_blur_pool")], {}) as writer:
-        metrics = {metric: np.array([[0.1], [0.2]]) for metric in ("sampled_avr", "alias_share", "avr")}
+        metrics = {
+            metric: np.array([[0.1], [0.2]]) for metric in ("sampled_avr", "alias_share", "avr")
+        }
         writer.add({"image_id": ["a", "b"], "correct": [True, None]}, metrics)
         writer.skip("x" * 150, "y " * 99)
         run = writer.finish()
