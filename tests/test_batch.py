@@ -1,5 +1,7 @@
 """From a batch to rows: what a layer reads, what it decimates, and what company does to both."""
 
+import copy
+
 import numpy as np
 import pytest
 import timm
@@ -240,6 +242,83 @@ def measured_alone(net, picture):
     instrument = prepare(load_model(net), preprocess=squares(32), device="cpu")
     _, layers = measure_batch(instrument, picture[None])
     return {name: column[0, 0].item() for name, column in layers.items()}
+
+
+class Lambda(nn.Module):
+    """With five axes in a parameter, as lambda layers have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.mix = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv3d(1, 1, (1, 3, 3))
+
+    def forward(self, x):
+        return self.mix(self.down(x)[:, None]).mean((1, 3, 4))
+
+
+class TestNetworksOfAnyMake:
+    def test_filters_with_five_axes(self):
+        _, layers = measured(Lambda().eval(), 16)
+        wanted = [
+            alias_violation_ratio(x.numpy(), 2, *AVR_VARIANTS["avr"])
+            for x in squares(16).normalise(noise(16))
+        ]
+        np.testing.assert_allclose(layers["down"]["avr"], wanted, atol=1e-5)
+
+    def test_weight_norm_of_the_old_make(self):
+        plain = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2))
+        normed = copy.deepcopy(plain)
+        with pytest.warns(FutureWarning, match="weight_norm"):
+            torch.nn.utils.weight_norm(normed[0])
+        _, expected = measured(plain.eval(), 16)
+        _, layers = measured(normed.eval(), 16)
+        torch.testing.assert_close(layers, expected)
+
+    @pytest.mark.parametrize("whole", [True, False], ids=["whole", "a part"])
+    def test_compiled(self, whole):
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
+        _, expected = measured(net.eval(), 16)
+        if whole:
+            net = torch.compile(net, backend="eager")
+        else:
+            net[1] = torch.compile(net[1], backend="eager")
+        _, layers = measured(net, 16)
+        torch.testing.assert_close(layers, expected)
+
+    def test_a_network_of_one_channel_gets_grey_pictures(self):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+        ).eval()
+        loaded = load_model(net)
+        assert loaded.example().shape == (1, 1, 224, 224)
+        preprocess = Preprocessing((16,), (16, 16), mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3))
+        instrument = prepare(loaded, preprocess=preprocess, device="cpu", border="circular")
+        assert "the network takes one channel: pictures are turned to grey" in instrument.notices
+        images, layers = measure_batch(instrument, noise(16))
+        red, green, blue = noise(16).unbind(1)
+        x = ((0.299 * red + 0.587 * green + 0.114 * blue - 0.3) / 0.2)[:, None]
+        wanted = [alias_violation_ratio(one.numpy(), 2, *AVR_VARIANTS["avr"]) for one in x]
+        np.testing.assert_allclose(layers["avr"][:, 0], wanted, atol=1e-5)
+        wanted = [shift_instability(net, one[None]).item() for one in x]
+        np.testing.assert_allclose(images["sis"], wanted, atol=1e-6)
+
+    def test_fewer_rows_and_more_columns(self):
+        class Net(nn.Module):
+            def forward(self, x):
+                return F.interpolate(x, size=(8, 32))
+
+        _, layers = measured(Net(), 16)
+        x = squares(16).normalise(noise(16))
+        wanted = [alias_violation_ratio(one.numpy(), (2, 1), *AVR_VARIANTS["avr"]) for one in x]
+        np.testing.assert_allclose(layers["interpolate"]["avr"], wanted, atol=1e-5)
+
+    def test_what_is_downsampled_unseen_is_said(self):
+        class Net(nn.Module):
+            def forward(self, x):
+                return x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).amax((3, 5))
+
+        instrument = prepare(load_model(Net()), preprocess=squares(16), device="cpu")
+        assert any("fall from 16×16 to 8×8 samples" in text for text in instrument.notices)
 
 
 class TestTap:

@@ -862,6 +862,22 @@ def test_compiled_by_jit_is_refused():
             strided_layers(net, image(16))
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "a part"])
+def test_a_compiled_model_is_seen_as_what_it_was_compiled_from(whole):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
+    layers = strided_layers(net, image(16))
+    assert [layer.name for layer in layers] == ["0", "1.1"]
+    expected = net[1][0](net[0](image(16)))
+    if whole:
+        net = torch.compile(net, backend="eager")
+    else:
+        net[1] = torch.compile(net[1], backend="eager")
+    assert strided_layers(net, image(16)) == layers
+    with tap(net, layers) as tapped:
+        net(image(16))
+    assert torch.equal(tapped.inputs["1.1"], expected)
+
+
 # Around the forward.
 
 

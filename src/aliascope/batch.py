@@ -1,7 +1,7 @@
 """A model made ready to measure, and the one function from a batch to rows that engines call."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from aliascope.records import StridedLayer
 from aliascope.runtime import (
     MODEL_FAILURES,
     Precision,
+    channels_last,
     chosen_device,
     computing,
     failures_named,
@@ -39,6 +40,8 @@ Columns = dict[str, Tensor]
 
 LAYER_COLUMNS = (*AVR_VARIANTS, *SAMPLED_VARIANTS)
 """What is measured of each image and layer."""
+_LUMA = (0.299, 0.587, 0.114)
+"""Of R, G and B in a grey picture, as Pillow converts them (ITU-R BT.601)."""
 _CONV_KINDS = ("conv", "patch_embed", "blur_pool")
 
 
@@ -56,6 +59,8 @@ class Instrument:
     """Of the forward; ratios are computed in float32 all the same."""
     classes: int | None
     """Number of logits; None where the model is no classifier."""
+    channels: int
+    """Of the images that it takes: 1, grey, or 3."""
     border: Border
     """Of the shifted views."""
     singly: bool
@@ -99,11 +104,11 @@ def prepare(
     """
     named = {"model": model.preprocessing, "resize224": RESIZE_224}
     preprocessing = preprocess if isinstance(preprocess, Preprocessing) else named[preprocess]
-    example = torch.zeros(1, 3, *preprocessing.crop)
+    example = torch.zeros(1, model.channels, *preprocessing.crop)
     place = chosen_device(device, precision)
     with failures_named(model.spec, example.shape):
         module = fuse_batch_norm(model.module, example)
-        module = module.to(place).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        module = channels_last(module.to(place))
         recorded = trace(module, example.to(place))
         layers = recorded.strided_layers()
         found, missing = decimations(module, recorded)
@@ -111,6 +116,10 @@ def prepare(
     notices = [preprocessing.notice] if preprocessing.notice else []
     notices += [f"{name}: what it decimates is not measured: {x}" for name, x in missing.items()]
     notices += recorded.unexplained
+    if model.channels == 1:
+        mean, std = (((sum(v) / len(v)),) for v in (preprocessing.mean, preprocessing.std))
+        preprocessing = replace(preprocessing, mean=mean, std=std)
+        notices.append("the network takes one channel: pictures are turned to grey")
     if singly:
         notices.append("what else is in a batch changes the maps: each view is measured alone")
     classes, no_classifier = None, ""
@@ -135,6 +144,7 @@ def prepare(
         device=place,
         precision=precision,
         classes=classes,
+        channels=model.channels,
         border=border,
         singly=singly,
         no_classifier=no_classifier,
@@ -276,6 +286,8 @@ def _views(instrument: Instrument, images: Tensor) -> Tensor:
     if instrument.device.type == "cuda":
         images = images.pin_memory()
     images = images.to(instrument.device, non_blocking=True)
+    if instrument.channels == 1:
+        images = torch.einsum("...chw,c->...hw", images, images.new_tensor(_LUMA)).unsqueeze(-3)
     if images.ndim == 5:
         views = instrument.preprocessing.normalise(images.transpose(0, 1).flatten(0, 1))
         return views if instrument.classes else views[: len(images)]

@@ -1,6 +1,5 @@
 """Batch-norm folded into the convolution before it: the same network with fewer passes."""
 
-import copy
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -14,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from aliascope.runtime import copied
 from aliascope.taps import evaluating
 from aliascope.taps.sampling import tensors_in
 
@@ -55,11 +55,11 @@ def fuse_batch_norm(
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(example.shape, generator=generator).to(example)
-    fused: Any = copy.deepcopy(model).eval()
+    fused: Any = copied(model).eval()
     pairs, expected = _pairs(fused, noise)
     _fold(fused, pairs)
     if pairs and not (_agree(fused, noise, expected) or _agree_in_double(model, noise, pairs)):
-        fused, pairs = copy.deepcopy(model).eval(), []
+        fused, pairs = copied(model).eval(), []
     fused.fused = pairs
     return fused
 
@@ -97,7 +97,7 @@ def _agree(fused: nn.Module, noise: Tensor, expected: list[Tensor]) -> bool:
 
 def _agree_in_double(model: nn.Module, noise: Tensor, pairs: Sequence[tuple[str, str]]) -> bool:
     """The same where rounding counts for nothing: random networks can multiply it by millions."""
-    exact, noise = copy.deepcopy(model).eval().double(), noise.double()
+    exact, noise = copied(model).eval().double(), noise.double()
     try:
         expected = _outputs(exact, noise)
     except Exception:  # noqa: BLE001  # part of the model insists on its own precision

@@ -1,5 +1,6 @@
 """Where things run: device, precision, and what to record of both."""
 
+import copy
 import platform
 import shlex
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from aliascope.errors import ModelError
 
@@ -61,6 +63,50 @@ def chosen_device(name: str | None, precision: Precision = "fp32") -> torch.devi
         raise ModelError(f"device {name!r} cannot be used here; choose cpu") from error
     _check(precision, device)
     return device
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A deep copy, of a module with the old `torch.nn.utils.weight_norm` too.
+
+    Its hook computes the weight anew in each forward, and torch copies no computed tensor.
+    """
+    computed = (x for part in module.modules() for x in vars(part).values())
+    values = (x for x in computed if isinstance(x, Tensor) and not x.is_leaf)
+    return copy.deepcopy(module, {id(x): x.detach().clone() for x in values})
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """What `torch.compile` made a module from; a copy, where only parts of it were compiled.
+
+    >>> net = nn.Conv2d(3, 4, 3)
+    >>> uncompiled(torch.compile(net)) is net
+    True
+    """
+    while is_compiled(module):
+        module = module.get_submodule("_orig_mod")
+    parts: list[Any] = list(module.modules())
+    if any(is_compiled(part) or part._compiled_call_impl for part in parts):  # noqa: SLF001
+        module = copied(module)  # without what `Module.compile` made
+        for parent in list(module.modules()):
+            for name, child in parent.named_children():
+                setattr(parent, name, uncompiled(child))
+    return module
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module stands before another one that `torch.compile` was given."""
+    return "_orig_mod" in module._modules  # noqa: SLF001  (its class takes seconds to import)
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """The module itself, with filters in the order in which convolutions read them fastest.
+
+    `Module.to` fails where a parameter has five axes.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 @contextmanager

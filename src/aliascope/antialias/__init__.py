@@ -24,6 +24,7 @@ from aliascope.errors import ModelError
 from aliascope.layers import LAYERS
 from aliascope.layers._polyphase import PolyphaseChoice
 from aliascope.preprocessing import preprocessing_of
+from aliascope.runtime import uncompiled
 from aliascope.taps import Trace, evaluating
 
 __all__ = [
@@ -103,7 +104,7 @@ def antialias(
     """
     recipe = Recipe(method, size, stem, shortcut, partial, padding, wavelet)
     example = _blank(model) if example is None else example
-    converted = _copied(model)
+    converted = _copied(uncompiled(model))
     before, flops_before = counted(converted, example)
     planner = Planner(converted, before, recipe)
     with evaluating(converted):

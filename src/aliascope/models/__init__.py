@@ -43,6 +43,7 @@ from aliascope.models.files import (
     write_weights,
 )
 from aliascope.preprocessing import Preprocessing, preprocessing_of
+from aliascope.runtime import uncompiled
 
 __all__ = [
     "LoadedModel",
@@ -80,9 +81,14 @@ class LoadedModel:
         """Of the module as it stands: see `digests.structure_digest`."""
         return structure_digest(self.module)
 
+    @property
+    def channels(self) -> int:
+        """Of the images that it takes: 1, grey, if its first convolution takes one; else 3, RGB."""
+        return _channels(self.module)
+
     def example(self) -> Tensor:
         """A batch of one blank image of the size that the network takes."""
-        return torch.zeros(1, 3, *self.preprocessing.crop)
+        return torch.zeros(1, self.channels, *self.preprocessing.crop)
 
 
 def load_model(
@@ -122,9 +128,9 @@ def load_model(
         torch.manual_seed(seed)
         with _clear_failures(base, plan.file):
             pretrained = weights == "pretrained" and file is None
-            module = plan.build(pretrained).eval()
+            module = uncompiled(plan.build(pretrained)).eval()
     preprocessing = plan.preprocessing(module)
-    stages = _stages(module, recipes, torch.zeros(1, 3, *preprocessing.crop))
+    stages = _stages(module, recipes, torch.zeros(1, _channels(module), *preprocessing.crop))
     module, original = _filled(stages, file)
     original = saved.weights_digest if saved and file == path else original
     original = original or weights_digest(module)
@@ -161,7 +167,14 @@ def save_model(model: LoadedModel, path: str | Path, *, half: bool = False) -> N
     write_weights(Path(path), model.module, model.provenance, half=half)
 
 
+def _channels(module: nn.Module) -> int:
+    convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
+    first = next(convolutions, None)
+    return 1 if first is not None and first.in_channels == 1 else 3
+
+
 def _wrap(module: nn.Module) -> LoadedModel:
+    module = uncompiled(module)
     return LoadedModel(type(module).__name__, module, preprocessing_of(module), None, "as given")
 
 

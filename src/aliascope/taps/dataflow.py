@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from aliascope.errors import ModelError
 from aliascope.layers import Downsampler
 from aliascope.records import Kind, StridedLayer
+from aliascope.runtime import is_compiled
 from aliascope.taps.sampling import Sampling, sampling_of, tensors_in
 from aliascope.taps.sizes import (
     ON_THE_FIRST,
@@ -237,6 +238,13 @@ def _call_name(module: str, function: str) -> str:
     return f"{module}.{function}" if module else function
 
 
+def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Those that compute, under the names that they have where nothing is compiled."""
+    for name, module in model.named_modules():
+        if not is_compiled(module):
+            yield ".".join(part for part in name.split(".") if part != "_orig_mod"), module
+
+
 @contextmanager
 def watch(model: nn.Module, watcher: Watcher, *, only: set[str] | None = None) -> Iterator[None]:
     """Let a watcher see every forward within the block.
@@ -259,7 +267,9 @@ def watch(model: nn.Module, watcher: Watcher, *, only: set[str] | None = None) -
         return watcher.end(output) if started and not watcher.paused else None
 
     with ExitStack() as stack:
-        for name, module in model.named_modules():
+        if any(map(is_compiled, model.modules())):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for name, module in _named_modules(model):
             if isinstance(module, torch.jit.ScriptModule):
                 raise ModelError(
                     f"{name or 'the model'} is compiled by torch.jit, which hides what it calls; "
