@@ -98,7 +98,7 @@ def _unfold(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
     """Patches as columns: a shifted slice for each of their samples."""
     names = ("kernel_size", "dilation", "padding", "stride")
     values = (_argument(args, kwargs, 1 + i, name, int(i != 1)) for i, name in enumerate(names))
-    kernel, dilation, padding, stride = map(_pair, values)
+    kernel, dilation, padding, stride = map(pair, values)
     rows, columns = (
         (side + 2 * pad - spread * (taps - 1) - 1) // step + 1
         for side, pad, spread, taps, step in zip(
