@@ -166,6 +166,15 @@ class TestRecalibrate:
         torch.testing.assert_close(small.norm1.running_var, large.norm1.running_var)
         assert not torch.allclose(small.norm2.running_var, large.norm2.running_var, rtol=1e-3)
 
+    @pytest.mark.parametrize("batch_size", [1, 4])
+    def test_no_batch_of_one_at_maps_of_one_place(self, pictures, batch_size):
+        """One value has no variance; the oracle sees the norm's inputs at once."""
+        net = nn.Sequential(nn.Conv2d(3, 4, 16), nn.BatchNorm2d(4), nn.Flatten())
+        done = recalibrate(net, pictures[:5], batch_size=batch_size, **PLAIN)
+        x = net[0](normalised(pictures[:5])).detach().double()
+        near(done[1].running_mean, x.mean((0, 2, 3)))
+        near(done[1].running_var, x.var((0, 2, 3)))
+
     def test_a_limit_is_spread_over_the_source(self, net, pictures):
         """Sorted files begin with one kind: 4 of 14 are the 1st, 4th, 8th and 11th."""
         done = recalibrate(net, pictures, limit=4, **PLAIN)
@@ -370,9 +379,24 @@ class TestData:
         assert list(tuned.unreadable) == ["bad.png"]
         assert "skipped bad.png: is in no format" in str(tuned)
 
+    def test_a_batch_of_one_that_cannot_be_read(self, net, tmp_path):
+        """The next picture stands in, at every place in the order."""
+        import PIL.Image
+
+        for i in range(2):
+            PIL.Image.new("RGB", (20, 20), (i * 60, 99, 99)).save(tmp_path / f"{i}.png")
+        (tmp_path / "bad.png").write_bytes(b"no picture")
+        photos = Photos(list(open_images(tmp_path).entries()), 20, 1e6)
+        cut = Cut((16, 16), (1.0, 1.0), flip=False, interpolation="bilinear")
+        seen = [x[:, 0, 0, 0] for x in views(photos, cut, range(6), seed=0, batch_size=1)]
+        assert {round(float(red) * 255) for (red,) in seen} == {0, 60}
+        tuned = finetune(net, images=tmp_path, steps=3, batch_size=1, holdout=0, **PLAIN)
+        assert list(tuned.unreadable) == ["bad.png"]
+        assert tuned.history.loss.notna().all()
+
     def test_nothing_readable(self, net, tmp_path):
         (tmp_path / "bad.png").write_bytes(b"no picture")
-        with pytest.raises(ImageError, match=r"no image of a whole batch.*bad.png: is in no"):
+        with pytest.raises(ImageError, match=r"no image can be read; bad.png: is in no"):
             finetune(
                 net, images=tmp_path, steps=1, batch_size=2, holdout=0, recalibration=0, **PLAIN
             )

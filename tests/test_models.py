@@ -90,6 +90,18 @@ def test_a_function_of_the_users_own(tmp_path, monkeypatch):
         load_model("mine:nothing")
 
 
+def test_a_file_of_the_users_that_cannot_be_imported(tmp_path, monkeypatch):
+    (tmp_path / "torn.py").write_text("def net(:\n")
+    (tmp_path / "raises.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sentence = r"^cannot import torn for torn:net: SyntaxError: .*\(torn\.py, line 1\)$"
+    with pytest.raises(ModelError, match=sentence):
+        load_model("torn:net")
+    with pytest.raises(ModelError, match=r"^cannot import raises for raises:net: ZeroDivision"):
+        load_model("raises:net")
+
+
 def test_a_module_is_taken_as_it_is():
     module = nn.Conv2d(3, 4, 3)
     assert load_model(module).module is module

@@ -98,6 +98,23 @@ def test_weights_of_a_converted_network_load_where_their_names_are(saved, tmp_pa
         load_model(str(tmp_path / "tuned.safetensors"))
 
 
+def test_the_conversion_that_a_file_records_is_made(saved, tmp_path):
+    """`--weights tuned.safetensors` on the network as it was before, which a function may name."""
+    loaded, path = saved
+    for made in (load_model(SPEC, weights=path), load_model(loaded.spec, weights=path)):
+        assert torch.equal(logits(made), logits(loaded))
+        assert conversion_of(made.module) == conversion_of(loaded.module)
+        assert made.provenance == loaded.provenance
+        assert made.spec == f"{SPEC}@blurpool:2:stem:zeros"
+    for other in ("blurpool:3:stem:zeros", "ideal"):
+        sentence = rf"mine@home.* converted by @blurpool:2:stem:zeros, .* asks for @{other}.*:"
+        with pytest.raises(ModelError, match=sentence):
+            load_model(f"{SPEC}@{other}", weights=path)
+    save_model(load_model(SPEC, weights="random", seed=9), tmp_path / "plain.safetensors")
+    converted = load_model(f"{SPEC}@blurpool:2:stem:zeros", weights=tmp_path / "plain.safetensors")
+    assert torch.equal(logits(converted), logits(loaded))
+
+
 def test_files_that_do_not_serve_are_named(saved, tmp_path):
     _, path = saved
     with pytest.raises(ModelError, match=r"gone\.safetensors does not exist"):
@@ -124,7 +141,9 @@ def test_files_that_do_not_serve_are_named(saved, tmp_path):
 def test_a_file_cannot_name_code_to_run(saved, tmp_path):
     """A weights file is data: only published networks are built from its word."""
     target = rewritten(saved[1], tmp_path / "evil.safetensors", base="antigravity:geohash")
-    with pytest.raises(ModelError, match=r"code of your own.*geohash@blurpool.*--weights"):
+    with pytest.raises(
+        ModelError, match=r"code of your own.*name antigravity:geohash as the model.*--weights"
+    ):
         load_model(str(target))
 
 

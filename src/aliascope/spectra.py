@@ -324,7 +324,7 @@ def _low_band(
 
 
 def _product(basis: Tensor, maps: Tensor) -> Tensor:
-    """The product, long sums in parts: a like term added to a large sum rounds it the same."""
+    """Basis times maps, long sums in parts: like terms added to a large sum round it alike."""
     parts = zip(basis.split(_SUMMED, dim=-1), maps.split(_SUMMED, dim=-2), strict=True)
     return reduce(torch.add, itertools.starmap(torch.matmul, parts))
 

@@ -95,10 +95,11 @@ def views(
     """A batch of views for each step, made in threads two batches ahead.
 
     A view is a function of (seed, step, place in the batch), of nothing else; that share of them is
-    mixed with the next one.
+    mixed with the next one. Pictures that cannot be read are left out; of a batch of such, the next
+    one that can be takes their place.
 
     Raises:
-        ImageError: none of the pictures of a batch can be read.
+        ImageError: no picture can be read.
     """
     places = (
         (step, place, index)
@@ -115,9 +116,19 @@ def views(
     for step in steps:
         readable = [one for one in islice(made, batch_size) if one is not None]
         if not readable:
-            name, reason = next(iter(photos.unreadable.items()))
-            raise ImageError(f"no image of a whole batch can be read; {name}: {reason}")
+            first = order(len(photos), seed, step, batch_size)[0]
+            readable = [view(_next(photos, first), cut, _random(_VIEW, seed, step, 0))]
         yield mixed(torch.stack(readable), mixup, _random(_MIXTURE, seed, step))
+
+
+def _next(photos: Photos, index: int) -> UInt8[Tensor, "3 height width"]:
+    """The first picture behind that one that can be read."""
+    for place in range(1, len(photos)):
+        pixels = photos[(index + place) % len(photos)]
+        if pixels is not None:
+            return pixels
+    name, reason = next(iter(photos.unreadable.items()))
+    raise ImageError(f"no image can be read; {name}: {reason}")
 
 
 def view(

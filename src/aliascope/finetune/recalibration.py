@@ -1,6 +1,7 @@
 """Batch-norm recalibration: the running statistics of a changed network, measured anew."""
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
@@ -48,7 +50,8 @@ def recalibrate(
         model: left as it is. Without batch-norm an equal copy comes back.
         images: a source as `open_images` takes it; labels are not used.
         preprocess: by default the model's own evaluation transform.
-        batch_size: images per forward.
+        batch_size: images per forward, at least two: one value has no variance. A last batch of one
+            goes with the one before.
         limit: at most so many images, spread evenly over the source (of a stream, the first): the
             first files of a folder are often all of one kind; None for all.
         device: by default CUDA where there is one.
@@ -74,10 +77,10 @@ def recalibrate(
     module = copy.deepcopy(loaded.module).to(place)
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     entries = _of(source, limit)
-    batches = readable_batches(entries, preprocessing, batch_size) if norms else ()
+    batches = _batches(entries, preprocessing, max(batch_size, 2)) if norms else ()
     named = failures_named(loaded.spec, preprocessing.crop)
     with evaluating(module), _pooling(norms), named, computing("fp32", place):
-        for _, pixels in batches:
+        for pixels in batches:
             x = preprocessing.normalise(pixels.to(place))
             module(x.contiguous(memory_format=torch.channels_last))
     return module.cpu()
@@ -94,6 +97,22 @@ def _of(source: ImageSource, limit: int | None) -> Iterable[Entry]:
     if limit is None or source.count is None:
         return islice(source.entries(), limit)
     return spread(list(source.entries()), limit)
+
+
+def _batches(
+    entries: Iterable[Entry], preprocessing: Preprocessing, size: int
+) -> Iterator[Float[Tensor, "batch chan height width"]]:
+    """Full batches of readable pictures, and a last one of more than one picture if there are."""
+    loaded = readable_batches(entries, preprocessing, size)
+    pictures = itertools.chain.from_iterable(pixels for _, pixels in loaded)
+    batch = list(islice(pictures, size))
+    while batch:
+        following = list(islice(pictures, size))
+        if len(following) == 1:
+            batch += following
+            following = []
+        yield torch.stack(batch)
+        batch = following
 
 
 @contextmanager

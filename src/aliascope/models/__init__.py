@@ -15,7 +15,7 @@ where there is none). Conversions can be chained: `…@blurpool:3@adaptive:stem`
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -40,6 +40,7 @@ from aliascope.models.files import (
     load_state,
     provenance_of,
     read_state,
+    recorded,
     write_weights,
 )
 from aliascope.preprocessing import Preprocessing, preprocessing_of
@@ -99,12 +100,13 @@ def load_model(
     Args:
         spec: see the module's docstring; an `nn.Module` is wrapped as it is.
         weights: "pretrained", "random" (seeded, no network needed), or a file: safetensors, or
-            what `torch.save` wrote of a state_dict (read with `weights_only=True`).
+            what `torch.save` wrote of a state_dict (read with `weights_only=True`). Of a file that
+            `save_model` wrote, the conversions are those that it records.
         seed: of random weights.
 
     Raises:
-        ModelError: no such model, weights that cannot be had or do not fit, a spec that makes no
-            `nn.Module`.
+        ModelError: no such model, weights that cannot be had or do not fit, other conversions in
+            the spec than in the file, a spec that makes no `nn.Module`.
 
     >>> load_model("timm:resnet18", weights="random").preprocessing.crop
     (224, 224)
@@ -116,13 +118,22 @@ def load_model(
     base, texts = _parts(spec)
     recipes = [Recipe.parse(text) for text in texts]
     file = None if weights in ("pretrained", "random") else Path(weights)
-    saved, path = None, None
     base = str(REPAIRED.get(base, base))
     if base.endswith(SUFFIX):
         path = Path(base)
         file = path if weights == "pretrained" else file
         saved = provenance_of(path)
         recipes[:0], base = saved.recipes, _trusted(saved.base, path)
+    state = None if file is None else read_state(file)
+    made = None if file is None else recorded(file)
+    if made and not recipes and made.recipes:
+        recipes = list(made.recipes)
+        spec = "@".join([spec, *map(str, recipes)])
+    if made and tuple(recipes[: len(made.recipes)]) != made.recipes:
+        raise ModelError(
+            f"{file} holds weights of a network converted by {_chain(made.recipes)}, and the spec "
+            f"asks for {_chain(recipes)}: name the network without a conversion, or other weights"
+        )
     plan = blueprint(base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -131,9 +142,8 @@ def load_model(
             module = uncompiled(plan.build(pretrained)).eval()
     preprocessing = plan.preprocessing(module)
     stages = _stages(module, recipes, torch.zeros(1, _channels(module), *preprocessing.crop))
-    module, original = _filled(stages, file)
-    original = saved.weights_digest if saved and file == path else original
-    original = original or weights_digest(module)
+    module, original = _filled(stages, state, file)
+    original = made.weights_digest if made else original or weights_digest(module)
     provenance = Provenance(base, tuple(recipes), original, version("aliascope"))
     source = "pretrained" if file in REPAIRED.values() else str(file or weights)
     return LoadedModel(spec, module, preprocessing, plan.class_names, source, provenance)
@@ -191,9 +201,13 @@ def _trusted(base: str, path: Path) -> str:
     if is_published(base):
         return base
     raise ModelError(
-        f"{path} was made from {base!r}, which is code of your own: name that with its conversion, "
-        f"as in {base}@blurpool, and give the file with --weights"
+        f"{path} was made from {base!r}, which is code of your own: name {base} as the model, and "
+        "give the file with --weights"
     )
+
+
+def _chain(recipes: Iterable[Recipe]) -> str:
+    return "".join(f"@{recipe}" for recipe in recipes)
 
 
 def _stages(module: nn.Module, recipes: list[Recipe], example: Tensor) -> Iterator[nn.Module]:
@@ -204,12 +218,13 @@ def _stages(module: nn.Module, recipes: list[Recipe], example: Tensor) -> Iterat
         yield module
 
 
-def _filled(stages: Iterator[nn.Module], file: Path | None) -> tuple[nn.Module, str]:
+def _filled(
+    stages: Iterator[nn.Module], state: dict[str, Tensor] | None, file: Path | None
+) -> tuple[nn.Module, str]:
     """The last stage with a file's weights, and the digest of the first where they fit that.
 
     Weights are loaded into the first stage that has their names: a method that learns adds some.
     """
-    state = None if file is None else read_state(file)
     original, module = "", next(stages)
     for stage in itertools.count():
         if state is not None and file and state.keys() == module.state_dict().keys():

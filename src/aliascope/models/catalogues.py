@@ -186,6 +186,11 @@ def _from_function(module_name: str, function: str) -> Blueprint:
         raise ModelError(
             f"cannot find {module_name}:{function} ({error}){_nearest(function)}"
         ) from error
+    except Exception as error:  # whatever a file of the user's raises, a syntax error say
+        raise ModelError(
+            f"cannot import {module_name} for {module_name}:{function}: {type(error).__name__}: "
+            f"{error}"
+        ) from error
 
     def checked(_pretrained: bool) -> nn.Module:
         module = build()

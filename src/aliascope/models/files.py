@@ -81,6 +81,19 @@ def provenance_of(path: Path) -> Provenance:
         ModelError: no such file, no safetensors, none that aliascope wrote, or one that a newer
             aliascope wrote.
     """
+    known = recorded(path)
+    if known is None:
+        raise ModelError(
+            f"{path} has no aliascope metadata: name the base model, and give the file with "
+            "--weights"
+        )
+    return known
+
+
+def recorded(path: Path) -> Provenance | None:
+    """The same, or None of a file that is none of aliascope's."""
+    if path.suffix != SUFFIX:
+        return None
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("aliascope")
@@ -88,11 +101,10 @@ def provenance_of(path: Path) -> Provenance:
         raise ModelError(f"no such model: {path} does not exist") from error
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read {path} as safetensors ({error})") from error
-    if text is None:
-        raise ModelError(
-            f"{path} has no aliascope metadata: name the base model, and give the file with "
-            "--weights"
-        )
+    return None if text is None else _parsed(text, path)
+
+
+def _parsed(text: str, path: Path) -> Provenance:
     try:
         record = json.loads(text)
         version = record.pop("format")
