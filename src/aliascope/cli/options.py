@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -131,6 +131,17 @@ def assignments(texts: list[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{text!r} is not of the form A=B", param_hint="--map")
         found[left] = right
     return found
+
+
+def border(text: str) -> str:
+    """A way to move pictures; typer takes no list of a `Literal`.
+
+    >>> border("crop")
+    'crop'
+    """
+    if text not in get_args(Border):
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(get_args(Border))}")
+    return text
 
 
 def numbers(text: str) -> list[int]:

@@ -1,7 +1,7 @@
 """The five-phase study."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -16,6 +16,7 @@ from aliascope.cli.options import (
     Limit,
     Map,
     assignments,
+    border,
     numbers,
 )
 from aliascope.cli.output import complain, interruptible, progress, show
@@ -60,8 +61,12 @@ def study(
     ] = None,
     preprocess: Annotated[PreprocessingName | None, typer.Option(help=PREPROCESS_HELP)] = None,
     shifts: Annotated[
-        list[Border] | None,
-        typer.Option(help=f"{SHIFTS_HELP} Repeat it to show others beside the first."),
+        list[str] | None,
+        typer.Option(
+            parser=border,
+            metavar=f"<{'|'.join(get_args(Border))}>",
+            help=f"{SHIFTS_HELP} Repeat it to show others beside the first.",
+        ),
     ] = None,
     ops: Annotated[Ops | None, typer.Option(help=OPS_HELP)] = None,
     class_map: Annotated[
