@@ -52,8 +52,8 @@ def main():
     started = time.monotonic()
     tuned = finetune(
         student,
-        teacher,
         images,
+        teacher,
         steps=given.steps,
         learning_rate=1e-4,
         consistency=3.0,

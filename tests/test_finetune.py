@@ -32,11 +32,12 @@ from aliascope.finetune.losses import (
     penalised,
 )
 from aliascope.finetune.optimisation import Average, optimiser, rate_at
-from aliascope.finetune.settings import Settings
+from aliascope.finetune.settings import FinetuneSettings
 from aliascope.images import Entry, in_threads
 from aliascope.models import load_model
 from aliascope.preprocessing import Preprocessing
-from aliascope.stability import shift_instability
+from aliascope.shifts import cropped_views
+from aliascope.stability import shift_instability, stability
 from aliascope.taps import strided_layers
 
 pytestmark = pytest.mark.xdist_group("finetune")  # one worker makes what all share
@@ -97,24 +98,12 @@ def some_settings(**changes):
         "learning_rate": 0.01,
         "weight_decay": 0.1,
         "warmup": 2,
-        "clip_norm": 1.0,
-        "temperature": 1.0,
         "feature_weight": 0.0,
         "consistency": 0.0,
-        "alias_penalty": 0.0,
-        "alias_layers": None,
         "batch_norm": "train",
-        "recalibration": 0,
-        "scale": (0.35, 1.0),
-        "flip": True,
         "mixup": 0.0,
-        "ema": 0.999,
-        "evaluate_every": 5,
-        "precision": "fp32",
-        "teacher_precision": "fp32",
-        "seed": 0,
     }
-    return Settings(**settings | changes)
+    return FinetuneSettings(**settings | changes).settled()
 
 
 def digest(model):
@@ -527,7 +516,7 @@ class TestLosses:
 
     def test_classes_must_match(self, net, pictures):
         with pytest.raises(ModelError, match="teacher knows 7 classes and the model 5"):
-            finetune(net, make_net(classes=7), pictures, steps=1, holdout=0, **PLAIN)
+            finetune(net, pictures, make_net(classes=7), steps=1, holdout=0, **PLAIN)
 
 
 class TestLearning:
@@ -535,7 +524,7 @@ class TestLearning:
         teacher = make_net(1)
         x = normalised(pictures)
         tuned = finetune(
-            net, teacher, pictures, steps=80, batch_size=8, learning_rate=0.02, weight_decay=0,
+            net, pictures, teacher, steps=80, batch_size=8, learning_rate=0.02, weight_decay=0,
             batch_norm="frozen", ema=0.9, mixup=0, holdout=0, evaluate_every=40, **PLAIN,
         )  # fmt: skip
         before, after = (distillation(m(x), teacher(x)).item() for m in (net, tuned.model))
@@ -574,7 +563,7 @@ class TestLearning:
             return feature_distance(*(m.relu().mean((2, 3)) for m in maps)).item()
 
         tuned = finetune(
-            net, teacher, pictures, steps=30, batch_size=8, learning_rate=0.02, feature_weight=20,
+            net, pictures, teacher, steps=30, batch_size=8, learning_rate=0.02, feature_weight=20,
             batch_norm="frozen", ema=0, holdout=0, **PLAIN,
         )  # fmt: skip
         assert distance(tuned.model) < distance(net) / 2
@@ -583,8 +572,8 @@ class TestLearning:
     def test_statistics_move_in_training_mode_only(self, net, pictures, batch_norm):
         tuned = finetune(
             net,
-            make_net(1),
             pictures,
+            make_net(1),
             steps=2,
             batch_size=4,
             batch_norm=batch_norm,
@@ -599,21 +588,21 @@ class TestLearning:
         wrong = copy.deepcopy(teacher)
         wrong.norm2.running_mean += 3
         settings = {"steps": 1, "holdout": 0, "out": tmp_path, **PLAIN}
-        tuned = finetune(wrong, teacher, pictures, **settings)
+        tuned = finetune(wrong, pictures, teacher, **settings)
         assert tuned.recalibrated
         assert "recalibrated before" in str(tuned)
         expected = recalibrate(wrong, pictures, **PLAIN)
         assert torch.equal(tuned.model.norm2.running_mean, expected.norm2.running_mean)
-        assert finetune(wrong, teacher, pictures, **settings).recalibrated  # taken up again
+        assert finetune(wrong, pictures, teacher, **settings).recalibrated  # taken up again
 
-        away = finetune(net, make_net(1), pictures, steps=1, holdout=0, **PLAIN)
+        away = finetune(net, pictures, make_net(1), steps=1, holdout=0, **PLAIN)
         assert not away.recalibrated
         assert torch.equal(away.model.norm2.running_mean, net.norm2.running_mean)
 
     def test_without_pictures_to_recalibrate_on_nothing_is_recalibrated(self, net, pictures):
         wrong = copy.deepcopy(net)
         wrong.norm2.running_mean += 3
-        tuned = finetune(wrong, net, pictures, steps=1, holdout=0, recalibration=0, **PLAIN)
+        tuned = finetune(wrong, pictures, net, steps=1, holdout=0, recalibration=0, **PLAIN)
         assert not tuned.recalibrated
         assert torch.equal(tuned.model.norm2.running_mean, wrong.norm2.running_mean)
 
@@ -622,8 +611,8 @@ class TestLearning:
         """Near the run in full precision, and not it."""
         settings = {"steps": 3, "batch_size": 4, "holdout": 4, **PLAIN}
         settings |= {"feature_weight": 0, "consistency": 0}  # their gradients overflow at first
-        half = finetune(net, make_net(1), pictures, precision=precision, **settings)
-        full = finetune(net, make_net(1), pictures, **settings)
+        half = finetune(net, pictures, make_net(1), precision=precision, **settings)
+        full = finetune(net, pictures, make_net(1), **settings)
         assert half.history.loss.iloc[-1] == pytest.approx(full.history.loss.iloc[-1], rel=0.05)
         assert half.history.loss.iloc[-1] != full.history.loss.iloc[-1]
         assert differs(half.model.state_dict(), net.state_dict())
@@ -639,7 +628,7 @@ class TestEvaluation:
 
         held = Labelled(zip(pictures, labels, strict=True))
         tuned = finetune(
-            net, teacher, pictures, steps=3, batch_size=4, evaluate_every=2, holdout=held, **PLAIN
+            net, pictures, teacher, steps=3, batch_size=4, evaluate_every=2, holdout=held, **PLAIN
         )
         assert tuned.history.step.tolist() == [0, 2, 3]
         x = normalised(pictures)
@@ -650,7 +639,11 @@ class TestEvaluation:
             assert row.teacher_agreement == pytest.approx(
                 (found == teacher(x).argmax(1)).float().mean().item()
             )
-            assert row.sis == pytest.approx(shift_instability(model, x).mean().item(), abs=1e-5)
+            wide = SMALL.widened(1)
+            seen = cropped_views(SMALL.normalise(torch.stack([wide(p) for p in pictures])))
+            logits = model(seen).unflatten(0, (5, -1))
+            sis = stability(logits)["sis"].mean().item()
+            assert row.sis == pytest.approx(sis, abs=1e-5)
         accuracy = (teacher(x).argmax(1) == truth).float().mean().item()
         assert tuned.teacher["correct"] == pytest.approx(accuracy)
         assert f"{accuracy:.4f}" in str(tuned)
@@ -661,11 +654,34 @@ class TestEvaluation:
         training, _ = split(list(source.entries()), 4, 0)
         rest = [pictures[int(entry.id)] for entry in training]
         settings = {"steps": 2, "batch_size": 4, **PLAIN}
-        with_part = finetune(net, make_net(1), pictures, holdout=4, **settings)
-        without = finetune(net, make_net(1), rest, holdout=0, **settings)
+        with_part = finetune(net, pictures, make_net(1), holdout=4, **settings)
+        without = finetune(net, rest, make_net(1), holdout=0, **settings)
         same(with_part.model.state_dict(), without.model.state_dict())
         assert "correct" in with_part.history
         assert with_part.history.correct.isna().all()
+
+
+class TestOneTap:
+    def test_a_layer_that_is_a_map_and_penalised_at_once(self, net, pictures):
+        """Both readings of one module, of the same forward, the map as it was passed."""
+
+        class InPlace(Net):
+            def forward(self, x):
+                x = torch.relu(self.norm1(self.stem(x)))
+                y = self.conv(x)
+                x.zero_()
+                return self.head(torch.relu(self.norm2(y)).mean((2, 3)))
+
+        model = InPlace().eval()
+        model.load_state_dict(net.state_dict())
+        x = normalised(pictures)
+        (layer,) = penalised(strided_layers(net, x), ["conv"])
+        with torch.no_grad():
+            seen = Runner(model, "fp32", ["conv"], [layer])(x)
+            expected = torch.relu(net.norm1(net.stem(x)))
+        torch.testing.assert_close(seen.features["conv"], expected)
+        ratio = alias_violation_ratio(expected, 2, band="box").mean()
+        torch.testing.assert_close(seen.ratios, [ratio])
 
 
 class TestNothingElseChanges:
@@ -674,8 +690,7 @@ class TestNothingElseChanges:
         teacher.norm1.eval()
         net.stem.weight.requires_grad_(False)
         before = digest(net), digest(teacher), torch.get_rng_state()
-        tuned = finetune(
-            net, teacher, pictures, steps=2, batch_size=4, holdout=2, feature_weight=1,
+        tuned = finetune(net, pictures, teacher, steps=2, batch_size=4, holdout=2, feature_weight=1,
             alias_penalty=1, **PLAIN,
         )  # fmt: skip
         assert (digest(net), digest(teacher)) == before[:2]
@@ -700,7 +715,7 @@ class TestNothingElseChanges:
         teacher = make_net(1)
         before = digest(model), digest(teacher)
         with pytest.raises(ModelError, match=r"Fragile failed on .* no training today"):
-            finetune(model, teacher, pictures, steps=1, holdout=0, feature_weight=1, **PLAIN)
+            finetune(model, pictures, teacher, steps=1, holdout=0, feature_weight=1, **PLAIN)
         assert (digest(model), digest(teacher)) == before
         assert all(p.requires_grad for m in (model, teacher) for p in m.parameters())
 
@@ -720,7 +735,7 @@ def states(path):
 def whole(pictures, tmp_path_factory):
     """A run that nothing disturbed, and its directory."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    return finetune(make_net(), make_net(1), pictures, out=out, **SETTINGS), out
+    return finetune(make_net(), pictures, make_net(1), out=out, **SETTINGS), out
 
 
 class TestResume:
@@ -730,7 +745,7 @@ class TestResume:
             if step == at:
                 raise KeyboardInterrupt
 
-        arguments = (make_net(), make_net(1), pictures)
+        arguments = (make_net(), pictures, make_net(1))
         with pytest.raises(KeyboardInterrupt):
             finetune(*arguments, out=tmp_path, progress=interrupt, **SETTINGS)
         assert json.loads((tmp_path / "finetune.json").read_text())["step"] == at
@@ -763,23 +778,23 @@ class TestResume:
         net.head = interrupting
         settings = SETTINGS | {"checkpoint_seconds": 1e9}
         with pytest.raises(KeyboardInterrupt):
-            finetune(net, make_net(1), pictures, out=tmp_path, **settings)
+            finetune(net, pictures, make_net(1), out=tmp_path, **settings)
         assert json.loads((tmp_path / "finetune.json").read_text())["step"] == 3
-        done = finetune(net, make_net(1), pictures, out=tmp_path, **settings)
+        done = finetune(net, pictures, make_net(1), out=tmp_path, **settings)
         same(done.model.state_dict(), whole[0].model.state_dict())
 
     def test_another_set_up_gives_the_same_bits(self, whole, pictures):
         """Decoding threads, the cache and the checkpoints decide nothing; the seed does."""
         changes = {"threads": 1, "cache_bytes": 0, "checkpoint_seconds": 1e9}
-        done = finetune(make_net(), make_net(1), pictures, **SETTINGS | changes)
+        done = finetune(make_net(), pictures, make_net(1), **SETTINGS | changes)
         same(done.model.state_dict(), whole[0].model.state_dict())
-        other = finetune(make_net(), make_net(1), pictures, **SETTINGS | {"seed": 1})
+        other = finetune(make_net(), pictures, make_net(1), **SETTINGS | {"seed": 1})
         assert differs(other.model.state_dict(), whole[0].model.state_dict())
 
     def test_a_run_that_is_done_is_read_back(self, whole, pictures):
         reference, out = whole
         before = states(out)
-        again = finetune(make_net(), make_net(1), pictures, out=out, **SETTINGS)
+        again = finetune(make_net(), pictures, make_net(1), out=out, **SETTINGS)
         same(again.model.state_dict(), reference.model.state_dict())
         assert str(again) == str(reference)
         assert states(out) == before
@@ -798,19 +813,19 @@ class TestResume:
         before = states(whole[1])
         changed = SETTINGS | {"learning_rate": 0.02, "seed": 4}
         with pytest.raises(RunError) as error:
-            finetune(make_net(), make_net(1), pictures, out=whole[1], **changed)
+            finetune(make_net(), pictures, make_net(1), out=whole[1], **changed)
         assert "configuration (learning_rate: 0.01 → 0.02; seed: 0 → 4; " in str(error.value)
         with pytest.raises(RunError, match="weights_digest:"):
-            finetune(make_net(2), make_net(1), pictures, out=whole[1], **SETTINGS)
+            finetune(make_net(2), pictures, make_net(1), out=whole[1], **SETTINGS)
         with pytest.raises(RunError, match=r"configuration \(images_digest:"):
-            finetune(make_net(), make_net(1), pictures[:-1], out=whole[1], **SETTINGS)
+            finetune(make_net(), pictures[:-1], make_net(1), out=whole[1], **SETTINGS)
         assert states(whole[1]) == before
 
     def test_networks_with_equal_weights_are_told_apart(self, whole, pictures):
         net = make_net()
         net.drop.p = 0.1
         with pytest.raises(RunError, match=r"configuration \(structure:"):
-            finetune(net, make_net(1), pictures, out=whole[1], **SETTINGS)
+            finetune(net, pictures, make_net(1), out=whole[1], **SETTINGS)
 
     def test_a_strangers_directory_is_refused(self, net, pictures, tmp_path):
         (tmp_path / "diary.txt").write_text("private")
@@ -819,10 +834,10 @@ class TestResume:
 
     def test_a_damaged_checkpoint(self, pictures, tmp_path):
         settings = SETTINGS | {"steps": 1}
-        finetune(make_net(), make_net(1), pictures, out=tmp_path, **settings)
+        finetune(make_net(), pictures, make_net(1), out=tmp_path, **settings)
         (tmp_path / "training-000001.safetensors").write_bytes(b"broken")
         with pytest.raises(RunError, match="damaged checkpoint"):
-            finetune(make_net(), make_net(1), pictures, out=tmp_path, **settings)
+            finetune(make_net(), pictures, make_net(1), out=tmp_path, **settings)
 
     def test_disk_full(self, net, pictures, tmp_path, monkeypatch):
         """The checkpoint before it stays whole."""
@@ -837,17 +852,17 @@ class TestResume:
 
         monkeypatch.setattr(Path, "write_bytes", full)
         with pytest.raises(RunError, match=r"cannot be written \(No space left on device"):
-            finetune(net, make_net(1), pictures, out=tmp_path, **SETTINGS)
+            finetune(net, pictures, make_net(1), out=tmp_path, **SETTINGS)
         monkeypatch.undo()
         assert json.loads((tmp_path / "finetune.json").read_text())["step"] == 0
-        finetune(net, make_net(1), pictures, out=tmp_path, **SETTINGS)
+        finetune(net, pictures, make_net(1), out=tmp_path, **SETTINGS)
 
     def test_a_loss_that_is_not_finite(self, pictures, tmp_path):
         """Weights that leap to 1e30 overflow in the second step."""
         settings = SETTINGS | {"learning_rate": 1e30, "feature_weight": 0.0, "holdout": 0}
         settings |= {"checkpoint_seconds": 1e9, "warmup": 0}
         with pytest.raises(ModelError) as error:
-            finetune(make_net(), make_net(1), pictures, out=tmp_path, **settings)
+            finetune(make_net(), pictures, make_net(1), out=tmp_path, **settings)
         assert str(error.value) == (
             "the loss of step 2 or its gradient is not finite; the checkpoint before it is kept: "
             "lower learning_rate (now 1e+30) and start in another directory"
@@ -865,7 +880,7 @@ class TestResume:
             "rng = np.random.default_rng(0)\n"
             "pics = [torch.from_numpy(rng.random((3, 22, 26), np.float32)) for _ in range(14)]\n"
             "wait = lambda step, _: time.sleep(60 if step == 4 else 0)\n"
-            "t.finetune(t.make_net(), t.make_net(1), pics, out=sys.argv[2], progress=wait,"
+            "t.finetune(t.make_net(), pics, t.make_net(1), out=sys.argv[2], progress=wait,"
             " **t.SETTINGS)\n"
         )
         here, out = str(Path(__file__).parent), tmp_path / "run"
@@ -880,7 +895,7 @@ class TestResume:
         finally:
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
-        done = finetune(make_net(), make_net(1), pictures, out=out, **SETTINGS)
+        done = finetune(make_net(), pictures, make_net(1), out=out, **SETTINGS)
         assert states(out) == states(whole[1])
         same(done.model.state_dict(), whole[0].model.state_dict())
 
@@ -898,6 +913,18 @@ class TestResume:
 def test_settings_out_of_range(net, pictures, setting, sentence):
     with pytest.raises(ModelError, match=sentence):
         finetune(net, images=pictures, **PLAIN | setting)
+
+
+def test_settings_come_whole_or_singly(net, pictures):
+    """Those given singly take the place of those in the whole; what follows from them follows."""
+    whole = FinetuneSettings(steps=40, batch_size=2, feature_weight=0.0, alias_layers=["conv"])
+    tuned = finetune(net, pictures, settings=whole, steps=1, holdout=0, **PLAIN)
+    expected = dataclasses.replace(whole, steps=1).settled()
+    assert tuned.config == tuned.config | expected.to_dict()
+    assert (expected.warmup, whole.settled().warmup) == (1, 2)
+    assert expected.teacher_precision == "fp32"
+    with pytest.raises(TypeError, match="stepz"):
+        finetune(net, pictures, stepz=1)
 
 
 def test_nothing_to_train(net, pictures):

@@ -22,7 +22,7 @@ from importlib.metadata import version as _version
 from aliascope.antialias import Conversion, Recipe, antialias, available_methods, conversion_of
 from aliascope.compare import Comparison, compare
 from aliascope.errors import AliascopeError, ImageError, ModelError, RunError
-from aliascope.finetune import FineTuned, finetune, recalibrate
+from aliascope.finetune import FineTuned, FinetuneSettings, finetune, recalibrate
 from aliascope.images import ImageSource, open_images
 from aliascope.latency import Latency, bench
 from aliascope.measure import measure
@@ -46,6 +46,7 @@ __all__ = [
     "Comparison",
     "Conversion",
     "FineTuned",
+    "FinetuneSettings",
     "Image",
     "ImageError",
     "ImageSource",

@@ -92,8 +92,8 @@ def antialias(
         with interruptible(kept=True), progress(loaded.spec, "steps") as steps_done:
             trained = aliascope.finetune(
                 loaded,
-                aliascope.load_model(model, weights=weights),
                 finetune,
+                aliascope.load_model(model, weights=weights),
                 steps=steps,
                 holdout=int(holdout) if holdout.isdecimal() else holdout,
                 out=out.with_suffix(".finetune"),

@@ -3,7 +3,7 @@
 | module | yields |
 |---|---|
 | `recalibration` | `recalibrate`: batch-norm statistics of the changed network |
-| `settings` | the settings that decide the outcome |
+| `settings` | `FinetuneSettings`: what decides the outcome |
 | `data` | random views of pictures, a function of (seed, step) |
 | `losses` | distance to the teacher, to the shifted self, and aliasing |
 | `optimisation` | learning rate, weight decay, averaged weights |
@@ -15,5 +15,6 @@
 
 from aliascope.finetune.recalibration import recalibrate
 from aliascope.finetune.run import FineTuned, finetune
+from aliascope.finetune.settings import FinetuneSettings
 
-__all__ = ["FineTuned", "finetune", "recalibrate"]
+__all__ = ["FineTuned", "FinetuneSettings", "finetune", "recalibrate"]

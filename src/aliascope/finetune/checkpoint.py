@@ -48,7 +48,7 @@ class State:
     """Sum of each part since the latest row of the history."""
     teacher: dict[str, float | None] = field(default_factory=dict)
     """The teacher's figures on the held-out pictures."""
-    predictions: list[int] = field(default_factory=list)
+    predictions: list[int | None] = field(default_factory=list)
     """What the teacher predicts there."""
     unreadable: dict[str, str] = field(default_factory=dict)
     recalibrated: bool = False

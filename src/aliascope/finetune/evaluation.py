@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
-from aliascope.batch import measure_batch, prepare
+from aliascope.batch import prepare, rows_of
 from aliascope.finetune.data import readable_batches
 from aliascope.finetune.losses import distillation
 from aliascope.images import Entry
@@ -41,39 +42,31 @@ class HeldOut:
     device: torch.device
 
     def judge(
-        self, model: nn.Module, teacher: Int[Tensor, " n"] | None = None
-    ) -> tuple[dict[str, float | None], Int[Tensor, " n"]]:
+        self, model: nn.Module, teacher: Sequence[int | None] | None = None
+    ) -> tuple[dict[str, float | None], list[int | None]]:
         """Means over the pictures, None where undefined, and the predictions.
 
         Args:
             model: on any device; left as it is.
             teacher: the teacher's predictions, to compare with.
         """
-        loaded = load_model(copy.deepcopy(model).cpu())
         instrument = prepare(
-            loaded,
+            load_model(copy.deepcopy(model).cpu()),
             preprocess=self.preprocessing,
             precision=self.precision,
             device=str(self.device),
         )
-        columns: dict[str, list[Tensor]] = {}
-        labels: list[int | None] = []
+        columns: dict[str, list[Any]] = {}
         size = 4 if self.device.type == "cpu" else 32  # each seen in five views
-        for items, pixels in readable_batches(self.entries, self.preprocessing, size):
-            images, layers = measure_batch(instrument, pixels)
-            for name, column in (images | layers).items():
-                columns.setdefault(name, []).append(column)
-            labels += [item.entry.label for item in items]
-        every = {name: torch.cat(parts) for name, parts in columns.items()}
-        means = {name: _mean(every[name]) for name in METRICS if name in every}
-        predictions = every["prediction"]
-        known = [i for i, label in enumerate(labels) if label is not None]
-        if known and self.classes == instrument.classes:
-            truth = torch.tensor([labels[i] for i in known])
-            means["correct"] = _mean((predictions[known] == truth).float())
+        for items, _ in readable_batches(self.entries, instrument.preprocessing, size):
+            rows = rows_of(instrument, items, labels_fit=self.classes == instrument.classes)
+            for name, column in (rows.images | rows.layers).items():
+                columns.setdefault(name, []).extend(column)
+        predictions = columns["prediction"]
         if teacher is not None:
-            means["teacher_agreement"] = _mean((predictions == teacher).float())
-        return {name: means.get(name) for name in METRICS}, predictions
+            pairs = zip(predictions, teacher, strict=True)
+            columns["teacher_agreement"] = [p == t if p is not None else None for p, t in pairs]
+        return {name: _mean(columns.get(name, [])) for name in METRICS}, predictions
 
 
 @torch.no_grad()
@@ -96,6 +89,7 @@ def divergence(
     return total / count
 
 
-def _mean(column: Tensor) -> float | None:
-    defined = column[column.isfinite()]
-    return defined.double().mean().item() if len(defined) else None
+def _mean(column: Sequence[Any]) -> float | None:
+    values = np.asarray(column, float)  # None becomes NaN
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if defined.size else None

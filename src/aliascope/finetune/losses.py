@@ -1,9 +1,7 @@
 """What fine-tuning minimises: distance to the teacher, to the shifted self, and aliasing."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aliascope.errors import ModelError
-from aliascope.finetune.settings import Settings
+from aliascope.finetune.settings import FinetuneSettings
 from aliascope.preprocessing import Preprocessing
 from aliascope.records import StridedLayer
 from aliascope.runtime import Precision, computing
@@ -94,12 +92,9 @@ def feature_layers(
     """
     layers = strided_layers(teacher, example)
     names = [layer.name for layer in layers if layer.stride != layer.cumulative_stride]
+    linear = [name for name, module in teacher.named_modules() if isinstance(module, nn.Linear)]
     ran: list[str] = []
-    with ExitStack() as held, evaluating(teacher):
-        for name, module in teacher.named_modules():
-            if isinstance(module, nn.Linear):
-                reading = _input_of(module, lambda _, name=name: ran.append(name))
-                held.enter_context(reading)
+    with evaluating(teacher), tap(teacher, linear, read=lambda name, _: ran.append(name)):
         teacher(example)
     shared = {name for name, _ in student.named_modules()}
     return [name for name in dict.fromkeys([*names, *ran[-1:]]) if name in shared]
@@ -126,16 +121,17 @@ class Runner:
 
     def __call__(self, x: Float[Tensor, "batch chan h w"]) -> Pass:
         """One forward."""
-        features, ratios = {}, {}
-        with ExitStack() as held:
-            if self.layers:
-                reading = tap(self.module, self.layers, read=_read_ratio)
-                ratios = held.enter_context(reading).inputs
-            for name in self.features:
-                module = self.module.get_submodule(name)
-                keep = partial(features.__setitem__, name)
-                held.enter_context(_input_of(module, keep))
-            held.enter_context(computing(self.precision, x.device))
+        features: dict[str, Tensor] = {}
+        ratios: dict[str, Tensor] = {}
+
+        def read(layer: StridedLayer | str, x: Tensor) -> None:
+            if isinstance(layer, str):
+                features[layer] = x.clone()  # what comes later may write into it
+            else:
+                ratios[layer.name] = mean_alias_ratio(x, layer)
+
+        chosen = [*self.layers, *self.features]
+        with tap(self.module, chosen, read=read), computing(self.precision, x.device):
             logits = logits_of(self.module(x))
         return Pass(logits.float(), features, ratios=list(ratios.values()))
 
@@ -144,11 +140,15 @@ class Objective:
     """The loss of one batch of views, in parts."""
 
     def __init__(
-        self, student: Runner, teacher: Runner, settings: Settings, preprocessing: Preprocessing
+        self,
+        student: Runner,
+        teacher: Runner,
+        settings: FinetuneSettings,
+        preprocessing: Preprocessing,
     ) -> None:
         self._student = student
         self._teacher = teacher
-        self._recipe = settings
+        self._settings = settings
         self._preprocessing = preprocessing
         self.margin = 1 if settings.consistency else 0
         """Pixels that views must have on each side beyond what the network takes."""
@@ -167,7 +167,7 @@ class Objective:
         Raises:
             ModelError: student and teacher do not know the same classes.
         """
-        settings = self._recipe
+        settings = self._settings
         x = _window(views, 0, 0, self.margin)
         count = len(x)
         both = x
@@ -200,16 +200,3 @@ def _window(views: Tensor, rows: int, columns: int, margin: int) -> Tensor:
     height, width = (side - 2 * margin for side in views.shape[-2:])
     top, left = margin - rows, margin - columns
     return views[..., top : top + height, left : left + width]
-
-
-def _read_ratio(layer: StridedLayer, x: Tensor) -> Tensor:
-    return mean_alias_ratio(x, layer)
-
-
-@contextmanager
-def _input_of(module: nn.Module, read: Callable[[Tensor], None]) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(lambda _, inputs: read(inputs[0]), prepend=True)
-    try:
-        yield
-    finally:
-        handle.remove()

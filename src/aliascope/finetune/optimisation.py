@@ -6,10 +6,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from aliascope.finetune.settings import Settings
+from aliascope.finetune.settings import FinetuneSettings
 
 
-def rate_at(step: int, settings: Settings) -> float:
+def rate_at(step: int, settings: FinetuneSettings) -> float:
     """The rate of one step, counted from 0: a straight rise, then half a cosine down to 0.
 
     peak · (step + 1) / warmup, then peak · (1 + cos(π (step − warmup) / (steps − warmup))) / 2
@@ -20,7 +20,7 @@ def rate_at(step: int, settings: Settings) -> float:
     return settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def optimiser(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
+def optimiser(model: nn.Module, settings: FinetuneSettings) -> torch.optim.AdamW:
     """AdamW; norms, biases and other vectors do not decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
     decaying = [p for p in trained if p.ndim > 1]

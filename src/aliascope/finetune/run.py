@@ -18,13 +18,13 @@ from aliascope.files import lock, plain
 from aliascope.finetune.checkpoint import RECORD, Checkpoints
 from aliascope.finetune.data import Photos, split
 from aliascope.finetune.evaluation import METRICS, HeldOut, divergence
-from aliascope.finetune.recalibration import ENOUGH, recalibrate, spread
-from aliascope.finetune.settings import BatchNorm, Settings
+from aliascope.finetune.recalibration import recalibrate, spread
+from aliascope.finetune.settings import FinetuneSettings
 from aliascope.finetune.training import Training
 from aliascope.images import Entry, ImageSource, open_images
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
-from aliascope.runtime import Precision, chosen_device, environment
+from aliascope.runtime import chosen_device, environment
 from aliascope.text import columns, wrapped
 
 _JUDGED = 128
@@ -82,92 +82,45 @@ class FineTuned:
 
 def finetune(
     model: Model,
-    teacher: Model | None = None,
     images: Source = "photos",
+    teacher: Model | None = None,
     *,
-    steps: int = 500,
-    batch_size: int = 32,
-    learning_rate: int | float = 1e-4,
-    weight_decay: int | float = 0.01,
-    warmup: int | None = None,
-    clip_norm: int | float = 1.0,
-    temperature: int | float = 1.0,
-    feature_weight: int | float = 1.0,
-    consistency: int | float = 1.0,
-    alias_penalty: int | float = 0.0,
-    alias_layers: Sequence[str] | None = None,
-    batch_norm: BatchNorm = "frozen",
-    recalibration: int = ENOUGH,
-    scale: tuple[float, float] = (0.35, 1.0),
-    flip: bool = True,
-    mixup: int | float = 0.5,
-    ema: int | float = 0.999,
+    settings: FinetuneSettings | None = None,
     holdout: int | Source = 128,
-    evaluate_every: int = 100,
     preprocess: Preprocessing | None = None,
-    precision: Precision = "fp32",
-    teacher_precision: Precision | None = None,
     device: str | None = None,
     out: str | Path | None = None,
     limit: int | None = None,
-    seed: int = 0,
     checkpoint_seconds: int | float = 120.0,
     cache_bytes: int | float = 2e9,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **overrides: Any,
 ) -> FineTuned:
     """Win accuracy back after surgery, or lower aliasing without any: distil from the old network.
 
     Each step shows teacher and student the same random views of unlabelled pictures and minimises
-
-    T² KL(teacher ‖ student) + feature_weight · mean over maps of ‖student − teacher‖² / ‖teacher‖²
-    + consistency · KL(student ‖ student shifted) + alias_penalty · mean box AVR
+    what `FinetuneSettings` says.
 
     Args:
         model: the student, a converted network as a rule; trained on a copy.
-        teacher: by default the student as it is given; run in eval mode, never changed.
         images: a source as `open_images` takes it; labels are not used. A stream is read through
             once and held compressed: give it a `limit`.
-        steps: of the optimiser (AdamW, half a cosine, clipped gradients).
-        batch_size: images a step.
-        learning_rate: its peak.
-        weight_decay: of matrices and filters; norms and biases do not decay.
-        warmup: steps of linear rise; by default a twentieth of all.
-        clip_norm: longest gradient, over all weights.
-        temperature: T.
-        feature_weight: of the distance of the maps that the teacher's strided layers read, and of
-            what its last linear layer reads, as far as the model has modules of these names.
-        consistency: weight of the change under a one-pixel move, by crops that really are one pixel
-            apart; measured on every fourth image of a batch.
-        alias_penalty: weight of the box AVR of what is sampled, mean over layers and images.
-        alias_layers: names as `strided_layers` gives them; by default all that no image feeds.
-        batch_norm: "frozen" normalises by the statistics that the model has, "train" by each batch,
-            and keeps running statistics. After 20 steps of EfficientNet-Lite0 with batches of 32
-            the first shifted less at an accuracy that 250 pictures cannot tell apart.
-        recalibration: number of pictures to `recalibrate` the model on before the first step, 0 for
-            none; undone where it leads away from the teacher (by the first term above).
-        scale: share of a picture's area that a view shows, smallest and largest.
-        flip: mirror every second view.
-        mixup: share of the views that are mixtures of two. Teacher and student see the same one, so
-            that a view never comes back, however few pictures there are.
-        ema: decay of the averaged weights, which are what is evaluated and returned.
+        teacher: by default the student as it is given; run in eval mode, never changed.
+        settings: what decides the weights.
         holdout: number of pictures kept apart to evaluate on, 0 for none, or a source of its own;
             with labels that number the model's classes, top-1 is reported.
-        evaluate_every: steps.
         preprocess: by default the evaluation transform of the teacher, if that is a spec or was
             loaded, else of the model. Views have its size and its normalisation.
-        precision: of the student's passes and the evaluation; losses are in float32.
-        teacher_precision: the same by default. On processors with AMX "bf16" halves its time; the
-            student's backward pass is slower in bf16 there where convolutions are depthwise.
         device: by default CUDA where there is one.
         out: directory for checkpoints and the result; the same call continues what is there and,
             on the same machine, ends with the same bits. None keeps nothing.
         limit: at most so many images.
-        seed: of the order of the images, of views and of dropout.
         checkpoint_seconds: how much work, in seconds, a kill may cost.
         cache_bytes: of memory for decoded pictures; the others are decoded every time.
         threads: that decode; by default as many as there are cores.
         progress: called after each step with the steps done and their number.
+        overrides: single settings by name, in place of those of `settings`.
 
     Returns:
         The network and its history.
@@ -182,35 +135,13 @@ def finetune(
         who measures it and does not train on it.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    >>> finetune(net, images="photos", steps=1, batch_size=2, holdout=0, device="cpu").history.step
+    >>> finetune(net, "photos", steps=1, batch_size=2, holdout=0, device="cpu").history.step
     0    1
     Name: step, dtype: int64
     """
+    settings = replace(settings or FinetuneSettings(), **overrides).settled()
     student = load_model(model)
     guide = student if teacher is None else load_model(teacher)
-    settings = Settings(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup=-(-steps // 20) if warmup is None else warmup,
-        clip_norm=clip_norm,
-        temperature=temperature,
-        feature_weight=feature_weight,
-        consistency=consistency,
-        alias_penalty=alias_penalty,
-        alias_layers=None if alias_layers is None else tuple(alias_layers),
-        batch_norm=batch_norm,
-        recalibration=recalibration,
-        scale=scale,
-        flip=flip,
-        mixup=mixup,
-        ema=ema,
-        evaluate_every=evaluate_every,
-        precision=precision,
-        teacher_precision=teacher_precision or precision,
-        seed=seed,
-    )
     known = student if isinstance(teacher, nn.Module | None) else guide
     preprocessing = preprocess or known.preprocessing
     source = _opened(images, limit)
@@ -221,7 +152,7 @@ def finetune(
     if held_source is not None:
         held_entries = list(held_source.entries())
     elif isinstance(holdout, int) and holdout:
-        entries, held_entries = split(entries, holdout, seed)
+        entries, held_entries = split(entries, holdout, settings.seed)
     config = settings.to_dict() | {
         "model": student.spec,
         "weights_digest": student.weights_digest,
@@ -236,7 +167,7 @@ def finetune(
     }
     place = chosen_device(device)
     classes = (held_source or source).classes
-    judge = HeldOut(held_entries, classes, preprocessing, precision, place)
+    judge = HeldOut(held_entries, classes, preprocessing, settings.precision, place)
     photos = Photos(entries, max(preprocessing.resize), cache_bytes)
     with ExitStack() as held:
         path = None if out is None else Path(out)
@@ -244,8 +175,8 @@ def finetune(
             held.callback(lock(path, RECORD).release)
         checkpoints = Checkpoints(path, config, environment(place))
         recalibrated = False
-        if recalibration and not checkpoints.exist:
-            some = spread(entries, recalibration)
+        if settings.recalibration and not checkpoints.exist:
+            some = spread(entries, settings.recalibration)
             module = _recalibrated(student, guide, some, preprocessing, place)
             recalibrated = module is not student.module
             student = replace(student, module=module)

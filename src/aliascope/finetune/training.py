@@ -18,7 +18,7 @@ from aliascope.finetune.data import Cut, Photos, views
 from aliascope.finetune.evaluation import HeldOut
 from aliascope.finetune.losses import Objective, Runner, feature_layers, penalised
 from aliascope.finetune.optimisation import Average, optimiser, rate_at
-from aliascope.finetune.settings import Settings
+from aliascope.finetune.settings import FinetuneSettings
 from aliascope.fusion import fuse_batch_norm
 from aliascope.models import LoadedModel
 from aliascope.preprocessing import Preprocessing
@@ -33,7 +33,7 @@ class Training:
         self,
         student: LoadedModel,
         teacher: LoadedModel,
-        settings: Settings,
+        settings: FinetuneSettings,
         preprocessing: Preprocessing,
         device: torch.device,
     ) -> None:
@@ -197,9 +197,8 @@ class Training:
         row |= {name: total / (state.step - latest) for name, total in state.losses.items()}
         if held_out.entries:
             if not state.teacher:
-                state.teacher, predictions = held_out.judge(self.guide)
-                state.predictions = predictions.tolist()
-            row |= held_out.judge(state.average.module, torch.tensor(state.predictions))[0]
+                state.teacher, state.predictions = held_out.judge(self.guide)
+            row |= held_out.judge(state.average.module, state.predictions)[0]
         state.history.append(row)
         state.losses = {}
 
