@@ -94,7 +94,7 @@ def test_the_comparison_of_texts_can_fail():
             assert_same_text(wrong, "sis 0.0453 [-86.2%]")
 
 
-@pytest.mark.parametrize("words", shell_lines())
+@pytest.mark.parametrize("words", list(shell_lines()))
 def test_every_command_of_the_documents_exists(words):
     check_command(words)
 
