@@ -156,7 +156,7 @@ def test_compare_measures_two_models_on_the_same_pictures(run, folder):
         ("before before --images pictures", "before is a run, which is not measured again"),
         ("toy:net before --images pictures", "before is a run, which is not measured again"),
         ("before toy:net", "toy:net is no directory that `aliascope measure --out` wrote"),
-        ("before before --limit 3 --shifts crop", "--limit, --shifts: nothing is measured without"),
+        ("before before --limit 3 --shifts crop", "--shifts, --limit: nothing is measured without"),
     ],
 )
 def test_compare_takes_two_runs_or_two_models(run, folder, arguments, sentence):

@@ -1,7 +1,7 @@
 """What one model does, and what two do beside each other."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -115,7 +115,6 @@ def measure(
 
 
 def compare(
-    context: typer.Context,
     a: Annotated[
         str,
         typer.Argument(
@@ -162,8 +161,12 @@ def compare(
     p-values are corrected over layers (Holm).
     """
     pairs = assignments(layer_map) or None
+    options = {"out": out, "weights": weights, "precision": precision, "device": device}
+    options |= {"shifts": shifts, "batch_size": batch_size, "limit": limit}
+    pixels = {"size": size, "resize": resize, "mean": mean, "std": std}
+    pixels |= {"interpolation": interpolation}
     if images is None:
-        _refuse_models(context, a, b)
+        _refuse_models(a, b, options | pixels | {"preprocess": preprocess})
         show(aliascope.compare(a, b, layer_map=pairs), as_json)
         return
     if runs := [text for text in (a, b) if _is_run(text)]:
@@ -172,22 +175,10 @@ def compare(
             "models"
         )
     first = aliascope.load_model(a, weights=weights)
-    pixels = {"size": size, "resize": resize, "mean": mean, "std": std}
+    options["preprocess"] = _prepared(first, preprocess, **pixels)
     with interruptible(kept=out is not None), progress(f"{a}, {b}") as report:
         comparison = aliascope.compare(
-            first,
-            b,
-            images=images,
-            layer_map=pairs,
-            out=out,
-            weights=weights,
-            preprocess=_prepared(first, preprocess, **pixels, interpolation=interpolation),
-            precision=precision,
-            device=device,
-            shifts=shifts,
-            batch_size=batch_size,
-            limit=limit,
-            progress=report,
+            first, b, images=images, layer_map=pairs, progress=report, **options
         )
     show(comparison, as_json)
 
@@ -196,24 +187,19 @@ def _is_run(text: str) -> bool:
     return (Path(text) / "run.json").exists()
 
 
-def _refuse_models(context: typer.Context, *places: str) -> None:
-    """Without --images there is nothing to measure, and nothing that says how."""
-    for text in places:
+def _refuse_models(a: str, b: str, options: dict[str, Any]) -> None:
+    """Without --images there is nothing to measure, and nothing that options could change."""
+    for text in (a, b):
         if not _is_run(text):
             raise RunError(
                 f"{text} is no directory that `aliascope measure --out` wrote; to measure a model "
                 "of that name, say on which --images"
             )
-    idle = [
-        max(parameter.opts, key=len)
-        for parameter in context.command.params
-        if parameter.name not in ("a", "b", "layer_map", "as_json")
-        and str(context.get_parameter_source(str(parameter.name))).endswith("COMMANDLINE")
-    ]
+    idle = [name for name, value in options.items() if value != getattr(_MEASURE, name, None)]
     if idle:
         raise RunError(
-            f"{', '.join(idle)}: nothing is measured without --images; leave this out to compare "
-            "the runs as they are"
+            f"--{', --'.join(idle).replace('_', '-')}: nothing is measured without --images; leave "
+            "this out to compare the runs as they are"
         )
 
 

@@ -134,11 +134,7 @@ def assignments(texts: list[str] | None) -> dict[str, str]:
 
 
 def border(text: str) -> str:
-    """A way to move pictures; typer takes no list of a `Literal`.
-
-    >>> border("crop")
-    'crop'
-    """
+    """A way to move pictures; typer takes no list of a `Literal`."""
     if text not in get_args(Border):
         raise typer.BadParameter(f"{text!r} is not one of {', '.join(get_args(Border))}")
     return text
