@@ -3,7 +3,8 @@
     python docs/render.py
 
 Between `<!-- STUDY: BLOCK -->` and `<!-- end -->` stands what this script makes of
-docs/studies/STUDY; a test fails where the two differ.
+docs/studies/STUDY; a test fails where the two differ. A BLOCK is one of those below or the name of
+a figure; captions are those of the study's manifest.
 """
 
 import json
@@ -14,6 +15,8 @@ import pandas as pd
 
 from aliascope.study.study import read_csv
 from aliascope.study.summary import Summary
+from aliascope.text import interval as limits
+from aliascope.text import number
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
@@ -28,9 +31,29 @@ def main():
 def rendered(document):
     """The document's text with all blocks made anew."""
     return _BLOCK.sub(
-        lambda found: f"{found[1]}{BLOCKS[found[3]](studies() / found[2])}\n{found[4]}",
+        lambda found: f"{found[1]}{block(found[3], studies() / found[2])}\n{found[4]}",
         document.read_text(),
     )
+
+
+def block(name, study):
+    return BLOCKS[name](study) if name in BLOCKS else figure(name, study)
+
+
+def figure(name, study):
+    """A figure of the study's manifest, and its caption."""
+    entry = manifest(study)["figures"][name]
+    place = (study / entry["files"][0]).relative_to(ROOT / "docs")
+    return f"![{name.partition('_')[2].replace('_', ' ')}]({place})\n\n{entry['caption']}"
+
+
+def manifest(study):
+    return json.loads((study / "manifest.json").read_text())
+
+
+def captioned(text, name, study):
+    """A table, and below it what it is."""
+    return f"{text}\n\n{manifest(study)['tables'][name]['caption']}"
 
 
 def studies():
@@ -47,32 +70,34 @@ def headline(study):
 
 
 def layers(study):
-    rows = table(study, "phase3_layerwise_avr_stats").query("variant == 'avr'")
+    """The layer table: three figures a layer, baseline, control and antialiased side by side."""
+    rows = table(study, "phase3_layerwise_avr_stats")
+    titles = {"sampled_avr": "sampled AVR", "alias_share": "alias share", "avr": "read AVR"}
+    rows = rows[rows["variant"].isin(titles)]
+    order = dict.fromkeys(rows["layer_name"])
+    rows = pd.concat([rows[rows["layer_name"] == name] for name in order])
     cells = {
         "layer": [f"`{name}`" for name in rows["layer_name"]],
-        "baseline AVR": plus_minus(rows, "baseline"),
-        "antialiased AVR": plus_minus(rows, "antialiased"),
-        "difference": interval(rows, "difference"),
-        "t as published": [f"{t:.2f}" for t in rows["t_statistic"]],
-        "paired t": [f"{t:.2f}" for t in rows["t_paired"]],
-        "Holm p": [f"{p:.2g}" for p in rows["p_holm"]],
+        "figure": [titles[name] for name in rows["variant"]],
+        "baseline": plus_minus(rows, "baseline"),
     }
-    return markdown(cells)
+    if "control_mean" in rows:
+        cells["control"] = plus_minus(rows, "control")
+    cells |= {
+        "antialiased": plus_minus(rows, "antialiased"),
+        "difference": interval(rows, "difference"),
+        "Holm p": [number(p, ".2g") for p in rows["p_holm"]],
+    }
+    return captioned(markdown(cells), "phase3_layerwise_avr_stats", study)
 
 
 def correlation(study):
     rows = table(study, "phase4_correlation")
-    cells = {
-        "layer": [f"`{name}`" for name in rows["layer_name"]],
-        "baseline r": interval(rows, "baseline_r", 3),
-        "antialiased r": interval(rows, "antialiased_r", 3),
-        "baseline ρ": [f"{x:+.3f}" for x in rows["baseline_rho"]],
-        "antialiased ρ": [f"{x:+.3f}" for x in rows["antialiased_rho"]],
-        "baseline ρ, logit instability": [
-            f"{x:+.3f}" for x in rows["baseline_rho_logit_instability"]
-        ],
-    }
-    return markdown(cells)
+    cells = {"layer": [f"`{name}`" for name in rows["layer_name"]]}
+    for end, title in (("", "SIS"), ("_logit_instability", "logits")):
+        for role in ("baseline", "antialiased"):
+            cells[f"{role} r, {title}"] = interval(rows, f"{role}_r{end}", 3)
+    return captioned(markdown(cells), "phase4_correlation", study)
 
 
 def published(study):
@@ -133,12 +158,12 @@ def penalty(study):
 
 def methods(study):
     rows = pd.read_csv(study / "methods.csv")
-    names = {
-        "method": "method", "stage": "stage", "top1": "top-1", "kept": "kept", "sis": "SIS",
-        "logit_instability": "logit instability", "agreement": "agreement",
-        "agreement_crop": "agreement, crop", "avr_box_sampled": "box AVR", "mflops": "MFLOPs",
-        "latency_ratio": "latency", "memory_mb": "MB",
-    }  # fmt: skip
+    names = {"method": "method", "stage": "stage", "top1": "top-1", "kept": "kept"}
+    for shifts in ("crop", "native", "circular"):
+        names |= {f"logit_instability_{shifts}": f"logit instability, {shifts}"}
+    names |= {"agreement_crop": "agreement, crop", "sis_crop": "SIS, crop"}
+    names |= {"sampled_avr_box": "sampled box AVR", "alias_share": "alias share"}
+    names |= {"mflops": "MFLOPs", "latency_ratio": "latency", "memory_mb": "MB"}
     return markdown({title: plain(rows[name]) for name, title in names.items()})
 
 
@@ -164,8 +189,12 @@ def plus_minus(rows, role):
 
 
 def interval(rows, name, digits=4):
-    each = zip(rows[name], rows[f"{name}_low"], rows[f"{name}_high"], strict=True)
-    return ["{:+z.{d}f} [{:+z.{d}f}, {:+z.{d}f}]".format(*x, d=digits) for x in each]
+    """Numbers with their limits; alone where a difference has none."""
+    form = f"+z.{digits}f"
+    return [
+        f"{number(x, form)} {limits(low, high, form)}".removesuffix(" –")
+        for x, low, high in zip(rows[name], rows[f"{name}_low"], rows[f"{name}_high"], strict=True)
+    ]
 
 
 def markdown(cells):

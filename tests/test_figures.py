@@ -47,7 +47,7 @@ ARGUMENTS = {
     "avr_comparison": ("avr",),
     "fig4_avr_vs_frequency": ("sweep",),
     "fig5_layerwise_avr_comparison": ("checkerboard",),
-    "fig6_aliasing_folding": ("folding",),
+    "fig6_aliasing_folding": ("folding", "spectra"),
     "fig7_layerwise_mean_avr": ("stats",),
     "fig8_avr_distributions": ("scores",),
     "fig9_radial_profiles_natural": ("profiles",),
@@ -69,10 +69,15 @@ def study(layers=RESNET, partners=None, *, n=60, seed=0):
         **of_inputs(layers, rng),
         **of_images(layers, partners, n, rng),
         checkerboard=pd.DataFrame(rng.random((len(layers), 2)), columns=roles("{}_avr")).assign(
-            layer_name=layers, antialiased_layer=partners
+            layer_name=layers, antialiased_layer=partners, variant="avr"
         ),
         profiles=radial_profiles(layers, rng),
         folding=folding(rng),
+        spectra={
+            f"{role}/{where}": rng.exponential(size=(side, side))
+            for role in ROLES
+            for where, side in (("before", 16), ("after", 9))
+        },
         tradeoff=pd.DataFrame(
             {
                 "model": NAMES.values(),
@@ -80,6 +85,12 @@ def study(layers=RESNET, partners=None, *, n=60, seed=0):
                 "mean_sis": [0.0229, 0.0138],
                 "sis_low": [0.021, 0.0127],
                 "sis_high": [0.0249, 0.015],
+                "logit_instability": [0.17, 0.12],
+                "logit_instability_low": [0.15, 0.11],
+                "logit_instability_high": [0.19, 0.14],
+                "agreement": [0.79, 0.94],
+                "agreement_low": [0.71, 0.9],
+                "agreement_high": [0.86, 0.97],
                 "latency_ms": [21.3, 25.8],
                 "latency_low_ms": [20.9, 25.1],
                 "latency_high_ms": [22.0, 26.9],
@@ -88,10 +99,13 @@ def study(layers=RESNET, partners=None, *, n=60, seed=0):
         ),
         effects=pd.DataFrame(
             {
-                "metric": ["mean SIS", "logit instability", "disagreement", "latency, batch 1"],
-                "change": [-0.398, -0.31, -0.27, 0.189],
-                "change_low": [-0.43, -0.33, -0.36, 0.17],
-                "change_high": [-0.35, -0.29, -0.15, 0.21],
+                "metric": [
+                    *("logit instability, crop", "disagreement, crop", "mean SIS, crop"),
+                    *("logit instability, circular", "latency, batch 1"),
+                ],
+                "change": [-0.31, -0.27, -0.398, -0.37, 0.189],
+                "change_low": [-0.33, -0.36, -0.43, -0.39, 0.17],
+                "change_high": [-0.29, -0.15, -0.35, -0.34, 0.21],
             }
         ),
     )
@@ -133,23 +147,34 @@ def of_images(layers, partners, n, rng):
     ids = [f"photo{i}" for i in range(n)]
     sis = {"baseline": rng.lognormal(-5, 1.5, n)}
     sis["antialiased"] = sis["baseline"] * rng.uniform(0.3, 0.9, n)
+    logits = {role: 4 * values**0.5 for role, values in sis.items()}
     values, stats, correlation = [], [], []
     for layer, partner in zip(layers, partners, strict=True):
-        row, link = ({"layer_name": layer, "antialiased_layer": partner, "n": n} for _ in "12")
+        named = {"layer_name": layer, "antialiased_layer": partner, "variant": "avr", "n": n}
+        row, link = {**named}, {**named}
         for role in ROLES:
             avr = np.clip(rng.uniform(0.1, 0.6) + rng.normal(0, 0.03, n), 0, 1)
             columns = {"role": role, "image_id": ids, "layer_name": layer, "avr": avr}
-            values.append(pd.DataFrame({**columns, "sis": sis[role]}))
+            columns["variant"] = "avr"
+            stability = {"sis": sis[role], "logit_instability": logits[role]}
+            values.append(pd.DataFrame({**columns, **stability}))
             row |= {f"{role}_mean": avr.mean(), f"{role}_std": avr.std(ddof=1)}
             row |= {f"{role}_low": avr.mean() - 0.01, f"{role}_high": avr.mean() + 0.02}
             r = np.corrcoef(avr, sis[role])[0, 1]
-            link |= {f"{role}_r": r, f"{role}_r_low": r - 0.11, f"{role}_r_high": r + 0.14}
+            for name, x in (("r", r), ("r_logit_instability", 0.8 * r)):
+                ends = {f"{role}_{name}_low": x - 0.11, f"{role}_{name}_high": x + 0.14}
+                link |= {f"{role}_{name}": x, **ends}
         row["difference"] = row["antialiased_mean"] - row["baseline_mean"]
         row["difference_low"] = row["difference"] - 0.015
         row["difference_high"] = row["difference"] + 0.025
         stats.append(row)
         correlation.append(link)
-    images = [pd.DataFrame({"role": role, "image_id": ids, "sis": sis[role]}) for role in ROLES]
+    images = [
+        pd.DataFrame(
+            {"role": role, "image_id": ids, "sis": sis[role], "logit_instability": logits[role]}
+        )
+        for role in ROLES
+    ]
     return {
         "scores": pd.concat(values, ignore_index=True),
         "images": pd.concat(images, ignore_index=True),
@@ -569,7 +594,7 @@ def test_fig9_draws_bands_of_each_model(data):
             np.testing.assert_array_equal(high, rows["high"])
         assert cutoffs(ax) == [0.5]
         assert ax.get_yscale() == "log"
-    assert "95 % bootstrap interval" in words(figure)
+    assert "95 % interval" in words(figure)
 
 
 def test_fig15_lays_the_models_over_each_other(data):
@@ -658,10 +683,15 @@ def test_long_names_go_on_after_a_dot():
 # fig6
 
 
+def lines_of_fig6(figure):
+    """Its panels of lines, without the spectra below and their colour bar."""
+    return [ax for ax in figure.axes if ax.lines]
+
+
 def test_fig6_draws_both_models_before_and_after(data):
     figure = draw("fig6_aliasing_folding", data)
     parts = [(signal, where) for signal in ("tone", "photograph") for where in ("before", "after")]
-    for ax, (signal, where) in zip(figure.axes, parts, strict=True):
+    for ax, (signal, where) in zip(lines_of_fig6(figure), parts, strict=True):
         for role in ROLES:
             rows = rows_of(data.folding, signal=signal, where=where, role=role)
             (line,) = curves(ax, role)
@@ -669,10 +699,30 @@ def test_fig6_draws_both_models_before_and_after(data):
         assert ax.get_xlim() == (0, 1)
         assert ax.get_yscale() == "log"
         assert cutoffs(ax) == [0.5]
-    assert [ax.get_title("left") for ax in figure.axes[:2]] == [
+    assert [ax.get_title("left") for ax in lines_of_fig6(figure)[:2]] == [
         "before subsampling at conv1",
         "after subsampling at conv1",
     ]
+
+
+def test_fig6_draws_the_published_pair_of_spectra(data):
+    figure = draw("fig6_aliasing_folding", data)
+    axes = [ax for ax in figure.axes if ax.images]
+    parts = [(role, where) for role in ROLES for where in ("before", "after")]
+    assert [ax.get_title("left") for ax in axes] == [f"{where}, {role}" for role, where in parts]
+    for ax, (role, where) in zip(axes, parts, strict=True):
+        power = data.spectra[f"{role}/{where}"]
+        (image,), side = ax.images, len(power)
+        level = np.maximum(10 * np.log10(power / power.max()), -80)
+        np.testing.assert_allclose(np.asarray(image.get_array())[:side, :side], level, atol=1e-9)
+        # In cycles of the grid before: what is left after decimation by 2 lies in the box.
+        left, right, *_ = image.get_extent()
+        first = left + (right - left) / image.get_array().shape[1] / 2
+        lowest = np.fft.fftshift(2 * np.fft.fftfreq(side))[0]
+        assert first == pytest.approx(lowest if where == "before" else lowest / 2)
+        (box,) = ax.patches
+        assert box.get_bbox().bounds == (-0.5, -0.5, 1, 1)
+        assert ax.get_xlim() == ax.get_ylim() == (-1, 1)
 
 
 @pytest.mark.parametrize(
@@ -681,7 +731,7 @@ def test_fig6_draws_both_models_before_and_after(data):
 def test_fig6_marks_where_the_tone_went(cutoff, tone, folded):
     data = study(RESNET[:1])
     data.folding = folding(np.random.default_rng(0), cutoff=cutoff, tone=tone)
-    axes = draw("fig6_aliasing_folding", data).axes
+    axes = lines_of_fig6(draw("fig6_aliasing_folding", data))
     (note,) = axes[1].texts
     assert note.get_text() == f"tone at {tone:g}\nfolds to {folded:g}"
     assert note.xy[0] == pytest.approx(folded)
@@ -692,13 +742,13 @@ def test_fig6_marks_where_the_tone_went(cutoff, tone, folded):
 def test_fig6_tone_below_the_cutoff_stays():
     data = study(RESNET[:1])
     data.folding = folding(np.random.default_rng(0), tone=0.4)
-    assert not draw("fig6_aliasing_folding", data).axes[1].texts
+    assert not lines_of_fig6(draw("fig6_aliasing_folding", data))[1].texts
 
 
 def test_fig6_layers_that_differ_are_not_named():
     data = study(RESNET[:1])
     data.folding.loc[data.folding["role"] == "antialiased", "layer_name"] = "other"
-    axes = draw("fig6_aliasing_folding", data).axes
+    axes = lines_of_fig6(draw("fig6_aliasing_folding", data))
     assert [ax.get_title("left") for ax in axes[:2]] == ["before subsampling", "after subsampling"]
 
 
@@ -718,22 +768,27 @@ def test_fig7_draws_means_intervals_and_spread(data):
         ends, _ = whiskers(ax, role, width=0.6)
         np.testing.assert_array_equal(ends.T, [mean - std, mean + std])
     assert ax.get_xlim()[0] <= 0
-    assert "95 % bootstrap interval" in words(figure)
+    assert "95 % interval" in words(figure)
     assert "standard deviation" in words(figure)
 
 
 def test_fig11_draws_r_and_its_interval(data):
     figure = draw("fig11_correlation_comparison", data)
-    (ax,) = figure.axes
-    for role in ROLES:
-        np.testing.assert_array_equal(dots(ax, role)[:, 0], data.correlation[f"{role}_r"])
-        ends, _ = whiskers(ax, role)
-        np.testing.assert_array_equal(ends, data.correlation[[f"{role}_r_low", f"{role}_r_high"]])
-    low, high = ax.get_xlim()
-    assert low == -high
-    assert high > data.correlation[roles("{}_r_high")].to_numpy().max()
-    assert [line.get_xdata()[0] for line in ax.lines[:1]] == [0]
-    assert ax.patches[0].get_bbox().intervalx.tolist() == [-0.1, 0.1]
+    for ax, name in zip(figure.axes, ("r", "r_logit_instability"), strict=True):
+        for role in ROLES:
+            np.testing.assert_array_equal(dots(ax, role)[:, 0], data.correlation[f"{role}_{name}"])
+            ends, _ = whiskers(ax, role)
+            limits = [f"{role}_{name}_low", f"{role}_{name}_high"]
+            np.testing.assert_array_equal(ends, data.correlation[limits])
+        low, high = ax.get_xlim()
+        assert low == -high
+        assert high > data.correlation[roles("{}_" + name + "_high")].to_numpy().max()
+        assert [line.get_xdata()[0] for line in ax.lines[:1]] == [0]
+        assert ax.patches[0].get_bbox().intervalx.tolist() == [-0.1, 0.1]
+    assert [ax.get_xlabel() for ax in figure.axes] == [
+        "Pearson's r of AVR and SIS",
+        "Pearson's r of AVR and logit instability",
+    ]
     assert "|r| < 0.1: below 1 % of the variance" in words(figure)
 
 
@@ -851,16 +906,21 @@ def test_fig8_without_energy():
 
 def test_fig10_draws_every_image_of_both_models(data):
     figure = draw("fig10_avr_sis_scatter", data)
-    assert [ax.get_title("left").replace("\n", "") for ax in figure.axes] == RESNET
-    for ax, row in zip(figure.axes, data.correlation.to_dict("records"), strict=True):
+    assert [ax.get_title("left").replace("\n", "") for ax in figure.axes] == 2 * RESNET
+    found = data.correlation.to_dict("records")
+    blocks = [("sis", "", row) for row in found]
+    blocks += [("logit_instability", "_logit_instability", row) for row in found]
+    for ax, (metric, suffix, row) in zip(figure.axes, blocks, strict=True):
         for role in ROLES:
             rows = rows_of(data.scores, layer_name=row["layer_name"], role=role)
-            np.testing.assert_array_equal(dots(ax, role), rows[["avr", "sis"]])
+            np.testing.assert_array_equal(dots(ax, role), rows[["avr", metric]])
         written = [text.get_text() for text in ax.get_legend().get_texts()]
         for text, role in zip(written, ROLES, strict=True):
-            r, low, high = (row[f"{role}_r{end}"] for end in ("", "_low", "_high"))
+            r, low, high = (row[f"{role}_r{suffix}{end}"] for end in ("", "_low", "_high"))
             assert text.replace("−", "-") == f"r = {r:+.2f} [{low:+.2f}, {high:+.2f}]"
         assert ax.get_yscale() == "log"
+    named = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
+    assert list(dict.fromkeys(named)) == ["SIS", "logit instability"]
 
 
 def test_fig10_correlations_cover_no_point(data):
@@ -873,116 +933,156 @@ def test_fig10_correlations_cover_no_point(data):
 
 def test_fig10_sis_of_zero_lies_on_the_lower_edge():
     data = study(RESNET[:2])
-    assert "SIS 0" not in words(draw("fig10_avr_sis_scatter", data))
+    assert "with 0" not in words(draw("fig10_avr_sis_scatter", data))
     data.scores["sis"] = data.scores["sis"].mask(data.scores["image_id"] == "photo3", 0.0)
     figure = draw("fig10_avr_sis_scatter", data)
     bottom, _ = figure.axes[0].get_ylim()
     assert dots(figure.axes[0], "baseline")[3, 1] == bottom > 0
-    assert "Images with SIS 0 lie on the lower edge" in words(figure)
+    assert "Images with 0 lie on the lower edge" in words(figure)
 
 
 def test_fig10_undefined_correlation():
     data = study(RESNET[:1])
     data.correlation[["baseline_r", "baseline_r_low", "baseline_r_high"]] = np.nan
-    (ax,) = draw("fig10_avr_sis_scatter", data).axes
+    ax, _ = draw("fig10_avr_sis_scatter", data).axes
     assert ax.get_legend().get_texts()[0].get_text() == "r = n/a [n/a, n/a]"
 
 
 def test_fig12_draws_the_cumulative_share(data):
     figure = draw("fig12_sis_distributions", data)
-    (ax,) = figure.axes
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    for role, text in zip(ROLES, legend, strict=True):
-        sis = data.images.loc[data.images["role"] == role, "sis"]
-        (line,) = curves(ax, role)
-        np.testing.assert_array_equal(line[:, 0], np.sort(sis))
-        np.testing.assert_allclose(line[:, 1], np.arange(1, 61) / 60)
-        np.testing.assert_array_equal(dots(ax, role), [(sis.median(), 0.5)])
-        assert text == f"{NAMES[role]}, median {sis.median():#.2g}"
-    assert ax.get_xscale() == "log"
-    assert "SIS" in ax.get_xlabel()
-    assert "share" in ax.get_ylabel()
+    for ax, metric in zip(figure.axes, ("sis", "logit_instability"), strict=True):
+        medians = []
+        for role in ROLES:
+            values = data.images.loc[data.images["role"] == role, metric]
+            (line,) = curves(ax, role)
+            np.testing.assert_array_equal(line[:, 0], np.sort(values))
+            np.testing.assert_allclose(line[:, 1], np.arange(1, 61) / 60)
+            np.testing.assert_array_equal(dots(ax, role), [(values.median(), 0.5)])
+            medians.append(f"{values.median():#.2g}")
+        assert ax.get_title("left") == f"medians {', '.join(medians)}"
+        assert ax.get_xscale() == "log"
+    assert [ax.get_xlabel() for ax in figure.axes] == [
+        "shift instability score (SIS) of an image",
+        "logit instability of an image",
+    ]
+    assert "share" in figure.axes[0].get_ylabel()
 
 
 @pytest.mark.parametrize("zeros", [1, 60])
-def test_fig12_sis_of_zero_is_counted_at_the_edge(zeros):
+def test_fig12_zero_is_counted_at_the_edge(zeros):
     data = study(RESNET[:1])
-    data.images.loc[: zeros - 1, "sis"] = 0.0
+    data.images.loc[: zeros - 1, ["sis", "logit_instability"]] = 0.0
     figure = draw("fig12_sis_distributions", data)
-    (ax,) = figure.axes
-    (line,) = curves(ax, "baseline")
-    assert (line[:zeros, 0] == ax.get_xlim()[0]).all()
-    assert "Images with SIS 0 are counted at the left edge" in words(figure)
+    for ax in figure.axes:
+        (line,) = curves(ax, "baseline")
+        assert (line[:zeros, 0] == ax.get_xlim()[0]).all()
+    assert "Images with 0 are counted at the left edge" in words(figure)
 
 
 # fig14
 
 
-def test_fig14_draws_both_models(data):
-    left, _ = draw("fig14_tradeoff", data).axes
-    for row in data.tradeoff.to_dict("records"):
-        role = row["role"]
-        np.testing.assert_array_equal(dots(left, role), [(row["latency_ms"], row["mean_sis"])])
-        across, up = [
-            lines.get_segments()[0].tolist()
-            for lines in left.collections
-            if same_color(lines.get_color(), COLOUR[role])
-        ]
-        x, y = row["latency_ms"], row["mean_sis"]
-        assert across == [[row["latency_low_ms"], y], [row["latency_high_ms"], y]]
-        assert up == [[x, row["sis_low"]], [x, row["sis_high"]]]
-    assert [text.get_text() for text in left.texts] == [*NAMES.values(), ""]
-    arrow = left.texts[-1]
-    assert (arrow.get_position(), arrow.xy) == ((21.3, 0.0229), (25.8, 0.0138))
-    assert "ms an image" in left.get_xlabel()
-    assert "shift instability score" in left.get_ylabel()
+def test_fig14_shows_sis_beside_what_says_more(data):
+    *above, _ = draw("fig14_tradeoff", data).axes
+    table = data.tradeoff.assign(
+        disagreement=1 - data.tradeoff["agreement"],
+        disagreement_low=1 - data.tradeoff["agreement_high"],
+        disagreement_high=1 - data.tradeoff["agreement_low"],
+    ).rename(columns={"mean_sis": "sis"})
+    metrics = ["logit_instability", "disagreement", "sis"]
+    for ax, metric in zip(above, metrics, strict=True):
+        for row in table.to_dict("records"):
+            role, x, y = row["role"], row["latency_ms"], row[metric]
+            np.testing.assert_array_equal(dots(ax, role), [(x, y)])
+            across, up = [
+                lines.get_segments()[0].tolist()
+                for lines in ax.collections
+                if same_color(lines.get_color(), COLOUR[role])
+            ]
+            assert across == [[row["latency_low_ms"], y], [row["latency_high_ms"], y]]
+            assert up == [[x, row[f"{metric}_low"]], [x, row[f"{metric}_high"]]]
+        (arrow,) = ax.texts
+        ends = [tuple(pair) for pair in table[["latency_ms", metric]].to_numpy()]
+        assert [arrow.get_position(), arrow.xy] == ends
+        assert ax.get_ylim()[0] == 0
+    labels_of = [ax.get_ylabel().replace("\n", " ") for ax in above]
+    assert labels_of[:2] == ["logit instability", "disagreement of the views"]
+    assert labels_of[2] == "mean shift instability score, SIS"
+    assert "ms an image" in above[1].get_xlabel()
 
 
 def test_fig14_draws_and_writes_each_change(data):
-    _, right = draw("fig14_tradeoff", data).axes
-    np.testing.assert_allclose(dots(right, "antialiased")[:, 0], 100 * data.effects["change"])
-    ends, rows = whiskers(right, "antialiased")
+    *_, below = draw("fig14_tradeoff", data).axes
+    np.testing.assert_allclose(dots(below, "antialiased")[:, 0], 100 * data.effects["change"])
+    ends, rows = whiskers(below, "antialiased")
     np.testing.assert_allclose(ends, 100 * data.effects[["change_low", "change_high"]])
-    np.testing.assert_array_equal(rows, range(4))
-    bars = [bar.get_width() for bar in right.containers[0]]
+    np.testing.assert_array_equal(rows, range(5))
+    bars = [bar.get_width() for bar in below.containers[0]]
     np.testing.assert_allclose(bars, 100 * data.effects["change"])
-    assert labels(right.yaxis) == data.effects["metric"].tolist()
-    assert [text.get_text() for text in right.texts[:2]] == ["−39.8 %", "[−43.0, −35.0]"]
-    assert [text.get_text() for text in right.texts[-2:]] == ["+18.9 %", "[+17.0, +21.0]"]
-    assert right.get_title("left") == "tiny_net@blurpool:2 against tiny_net"
-    low, high = right.get_xlim()
+    assert labels(below.yaxis) == data.effects["metric"].tolist()
+    assert [text.get_text() for text in below.texts[:2]] == ["−31.0 %", "[−33.0, −29.0]"]
+    assert [text.get_text() for text in below.texts[-2:]] == ["+18.9 %", "[+17.0, +21.0]"]
+    assert below.get_title("left") == "tiny_net@blurpool:2 against tiny_net"
+    low, high = below.get_xlim()
     assert low < 0 < high
-    assert "%" in right.get_xlabel()
-
-
-def test_fig14_names_stay_clear_of_the_arrow_whichever_way_it_points(data):
-    for sis, latency in [((2, 1), (1, 2)), ((1, 2), (1, 2)), ((2, 1), (2, 1)), ((1, 2), (2, 1))]:
-        table = data.tradeoff.assign(mean_sis=sis, latency_ms=latency)
-        for column, values in (("sis", sis), ("latency", latency)):
-            unit = "_ms" if column == "latency" else ""
-            table[f"{column}_low{unit}"] = [0.95 * value for value in values]
-            table[f"{column}_high{unit}"] = [1.05 * value for value in values]
-        case = SimpleNamespace(tradeoff=table, effects=data.effects)
-        figure = draw("fig14_tradeoff", case, names=LITE_NAMES)
-        assert not overlaps(figure)
-        assert not cut_off(figure)
-        left = figure.axes[0]
-        ends = left.transData.transform(np.c_[latency, sis])
-        for text in left.texts[:2]:
-            box = text.get_window_extent()
-            assert left.bbox.x0 < box.x0 < box.x1 < left.bbox.x1
-            path = ends[0] + np.linspace(0, 1, 200)[:, None] * (ends[1] - ends[0])
-            assert not any(box.contains(*point) for point in path)
+    assert "%" in below.get_xlabel()
 
 
 @pytest.mark.parametrize("lost", [[0], [1], [0, 1]])
 def test_fig14_latency_not_measured(lost, data):
     table, effects = data.tradeoff.copy(), data.effects.copy()
     table.loc[lost, ["latency_ms", "latency_low_ms", "latency_high_ms"]] = np.nan
-    effects.loc[3, ["change", "change_low", "change_high"]] = np.nan
+    effects.loc[4, ["change", "change_low", "change_high"]] = np.nan
     figure = draw("fig14_tradeoff", SimpleNamespace(tradeoff=table, effects=effects))
-    left, right = figure.axes
+    *above, below = figure.axes
     assert not overlaps(figure)
-    shown = [NAMES[role] for i, role in enumerate(ROLES) if i not in lost]
-    assert [text.get_text() for text in left.texts] == (shown or ["latency not measured"])
-    assert labels(right.yaxis) == data.effects["metric"].tolist()[:3]
+    for ax in above:
+        shown = ["latency not\nmeasured"] if len(lost) == 2 else []
+        assert [text.get_text() for text in ax.texts] == shown
+        for i, role in enumerate(ROLES):
+            drawn = [line for line in ax.lines if same_color(line.get_color(), COLOUR[role])]
+            assert bool(drawn) == (i not in lost)
+    assert labels(below.yaxis) == data.effects["metric"].tolist()[:4]
+
+
+# The control, and the two figures of the sampled reading
+
+
+def sampled_rows(data):
+    """Two variants, and a control that is the baseline."""
+    table = pd.concat([data.stats.assign(variant=name) for name in ("sampled_avr", "alias_share")])
+    means = {"control_mean": table["baseline_mean"], "control_difference": 0.0}
+    return table.assign(**means).reset_index(drop=True)
+
+
+def diamonds(ax):
+    """Places of the control."""
+    found = [line for line in ax.lines if line.get_marker() == "D"]
+    return np.concatenate([line.get_xydata() for line in found])
+
+
+@pytest.mark.parametrize("name", ["fig7_layerwise_mean_avr", "fig13_avr_intervention"])
+def test_the_control_stands_beside_both_panels(name, data):
+    table = sampled_rows(data)
+    names = {**NAMES, "control": "tiny_net@blurpool:1"}
+    figure = draw(name, SimpleNamespace(stats=table), names=names)
+    assert "control: tiny_net@blurpool:1" in words(figure)
+    assert not overlaps(figure)
+    for ax, variant in zip(figure.axes, ("sampled_avr", "alias_share"), strict=True):
+        own = rows_of(table, variant=variant)
+        column = "control_mean" if "fig7" in name else "control_difference"
+        np.testing.assert_array_equal(diamonds(ax)[:, 0], own[column])
+        assert _style.METRICS[variant] in ax.get_xlabel()
+
+
+def test_fig5_shows_the_control_and_small_ratios_large(data):
+    table = data.checkerboard.assign(variant="sampled_avr")
+    table = table.assign(**{f"{role}_avr": 0.02 * table[f"{role}_avr"] for role in ROLES})
+    table["control_avr"] = table["baseline_avr"]
+    names = {**NAMES, "control": "tiny_net@blurpool:1"}
+    (ax,) = draw(
+        "fig5_layerwise_avr_comparison", SimpleNamespace(checkerboard=table), names=names
+    ).axes
+    np.testing.assert_array_equal(diamonds(ax), dots(ax, "baseline"))
+    assert table[roles("{}_avr")].to_numpy().max() < ax.get_xlim()[1] < 0.1
+    assert "what is decimated" in ax.get_xlabel()

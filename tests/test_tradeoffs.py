@@ -12,11 +12,10 @@ from torch import nn
 
 from aliascope import AliascopeError, ModelError
 from aliascope.figures.methods_front import draw
-from aliascope.layers import BlurPool
 from aliascope.models import load_model
 from aliascope.statistics import pareto
-from aliascope.taps import strided_layers
-from aliascope.tradeoffs import Tradeoffs, compare_methods, dense_response
+from aliascope.store import Run
+from aliascope.tradeoffs import SHIFTS, Tradeoffs, compare_methods
 
 pytestmark = pytest.mark.xdist_group("methods")  # one worker makes what all share
 
@@ -44,7 +43,7 @@ def network():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
 
 
-METHODS = ("blurpool:1", "blurpool:3", "aps:1", "nonsense", "blurpool:9")
+METHODS = ("blurpool:3", "aps:1", "nonsense", "blurpool:9")
 
 
 @pytest.fixture(scope="module")
@@ -59,28 +58,43 @@ def rows(found):
     return found.table.set_index(["method", "stage"])
 
 
-def test_plain_decimation_is_the_network_itself(found):
+def test_the_control_is_the_network_itself(found):
     table = rows(found[0])
-    original, control = table.loc["original", "original"], table.loc["blurpool:1", "zero-shot"]
-    for name in ("top1", "sis", "logit_instability", "agreement", "agreement_crop"):
+    original, control = table.loc["original", "original"], table.loc["blurpool:1", "control"]
+    stability = [f"{name}_{shifts}" for shifts in SHIFTS for name in ("sis", "agreement")]
+    for name in ("top1", *stability, *(f"logit_instability_{shifts}" for shifts in SHIFTS)):
         assert control[name] == pytest.approx(original[name], rel=1e-3, abs=1e-6), name
+    for name in ("sampled_avr_box", "alias_share"):
+        assert control[name] == pytest.approx(original[name], abs=1e-5), name
     assert control["kept"] == original["kept"] == 1
     assert control["mflops"] > original["mflops"]  # the same, computed densely
 
 
+def test_what_is_decimated_is_that_of_the_runs(found):
+    for method, stage in (("original", "original"), ("aps:1", "zero-shot")):
+        run = Run.open(found[1] / "runs" / f"{method.replace(':', '-')}-{stage}-crop")
+        layers = run.layers.astype({"layer": str}).query("layer != '0'")  # without the stem
+        row = rows(found[0]).loc[method, stage]
+        for name in ("sampled_avr_box", "alias_share"):
+            assert 0 < row[name] < 1
+            assert row[name] == pytest.approx(layers[name].mean())
+
+
 def test_a_blur_takes_away_what_would_alias(found):
     table = rows(found[0])
-    plain, blurred = (table.loc[f"blurpool:{n}", "zero-shot"] for n in (1, 3))
-    assert blurred["avr_box_sampled"] < 0.7 * plain["avr_box_sampled"]
-    assert np.isnan(table.loc["aps:1", "zero-shot"]["avr_box_sampled"])
-    assert blurred["logit_instability"] < plain["logit_instability"]
-    assert blurred["sis_low"] <= blurred["sis"] <= blurred["sis_high"]
+    plain, blurred = table.loc["blurpool:1", "control"], table.loc["blurpool:3", "zero-shot"]
+    for name in ("sampled_avr_box", "alias_share"):
+        assert blurred[name] < 0.7 * plain[name]
+    for shifts in SHIFTS:
+        name = f"logit_instability_{shifts}"
+        assert blurred[name] < plain[name]
+        assert blurred[f"{name}_low"] <= blurred[name] <= blurred[f"{name}_high"]
 
 
 def test_recalibration_is_a_stage_of_its_own(found):
     table = rows(found[0])
     before, after = (table.loc["blurpool:3", stage] for stage in ("zero-shot", "recalibrated"))
-    assert before["logit_instability"] != after["logit_instability"]
+    assert before["logit_instability_crop"] != after["logit_instability_crop"]
     assert before["latency_ratio"] == after["latency_ratio"]  # the same arithmetic
 
 
@@ -99,10 +113,10 @@ def test_nothing_is_measured_twice(found, folder, monkeypatch):
 
     monkeypatch.setattr(sys.modules["aliascope.measure"], "rows_of", never)
     again = compare_methods(network(), folder, out=out, **options)
-    names = ["method", "stage", "top1", "sis", "agreement_crop", "mflops"]
+    names = ["method", "stage", "top1", "sis_native", "agreement_crop", "mflops"]
     pd.testing.assert_frame_equal(again.table[names], first.table[names])
     kept = pd.read_csv(out / "methods.csv")
-    assert kept["sis"].tolist() == pytest.approx(again.table["sis"].tolist())
+    assert kept["sis_crop"].tolist() == pytest.approx(again.table["sis_crop"].tolist())
 
 
 def test_it_prints_what_the_table_holds(found):
@@ -112,8 +126,8 @@ def test_it_prints_what_the_table_holds(found):
     assert line.split()[2:6] == [
         f"{row['top1']:.3f}",
         f"{row['kept']:.3f}",
-        f"{row['sis']:.4f}",
-        f"{row['logit_instability']:.4f}",
+        f"{row['logit_instability_crop']:.4f}",
+        f"{row['agreement_crop']:.3f}",
     ]
     json.dumps(found[0].to_dict())
 
@@ -125,27 +139,6 @@ def test_costs_follow_from_the_shapes(found):
     # At the peak the largest map and what becomes of it by batch-norm are both there.
     assert original["memory_mb"] * 1e6 > 2 * 4 * 112 * 112 * 4
     assert original["memory_mb"] * 1e6 < 6 * 4 * 112 * 112 * 4
-
-
-def layer_of(module, x):
-    (layer,) = strided_layers(nn.Sequential(module), x)
-    return layer
-
-
-@pytest.mark.parametrize("stride", [2, 3, (2, 1)])
-def test_the_dense_response_is_the_op_at_stride_one(stride):
-    x = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    conv = nn.Conv2d(3, 4, 3, stride, 1, padding_mode="circular")
-    dense = dense_response(conv, x, layer_of(conv, x))
-    conv.stride = (1, 1)
-    torch.testing.assert_close(dense, conv(x))
-
-
-def test_the_dense_response_of_a_blur_pool_is_the_blurred_map():
-    x = torch.rand(1, 3, 12, 10, generator=torch.Generator().manual_seed(0))
-    pool = BlurPool(3, 2, size=3, padding="circular")
-    dense = dense_response(pool, x, layer_of(pool, x))
-    torch.testing.assert_close(dense, BlurPool(3, 1, size=3, padding="circular")(x))
 
 
 def test_no_classifier_and_no_method():
@@ -172,7 +165,8 @@ def test_the_figure_draws_every_row(found):
     figure = draw(table, model="Net", caption="8 images.")
     accuracy = "kept" if table["top1"].isna().any() else "top1"
     costs = [table["latency_ratio"], table["latency_ratio"], 1 - table[accuracy]]
-    losses = [table["logit_instability"], 1 - table["agreement_crop"], table["logit_instability"]]
+    losses = [1 - table["agreement_crop"]]
+    losses = [table["logit_instability_crop"], *losses, table["logit_instability_crop"]]
     for ax, cost, loss in zip(figure.axes, costs, losses, strict=True):
         across, up = (
             np.concatenate([getattr(line, f"get_{axis}data")() for line in ax.lines[1:]])
@@ -187,11 +181,12 @@ def test_the_figure_draws_every_row(found):
 def test_the_embedded_model_is_its_own_control():
     loaded = load_model("efficientnet_lite0")
     found = compare_methods(
-        loaded, "photos", methods=["blurpool:1"], limit=2, latency_seconds=0, device="cpu"
+        loaded, "photos", methods=["blurpool:1"], limit=1, latency_seconds=0, device="cpu"
     )
     table = rows(found)
-    a, b = table.loc["original", "original"], table.loc["blurpool:1", "zero-shot"]
-    assert b["logit_instability"] == pytest.approx(a["logit_instability"], rel=1e-3)
+    a, b = table.loc["original", "original"], table.loc["blurpool:1", "control"]
+    assert b["logit_instability_crop"] == pytest.approx(a["logit_instability_crop"], rel=1e-3)
+    assert b["sampled_avr_box"] == pytest.approx(a["sampled_avr_box"], abs=1e-5)
     assert b["kept"] == 1
 
 

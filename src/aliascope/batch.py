@@ -303,10 +303,7 @@ def _forward(instrument: Instrument, views: Tensor, unshifted: int) -> tuple[Any
     def read(layer: StridedLayer, map_: Tensor) -> Columns:
         # Networks that fold space into the batch hold several maps an image: all are its channels.
         own = map_[: len(map_) * unshifted // len(views)]
-        stride = max(layer.stride[0], 1), max(layer.stride[1], 1)
-        figures = alias_violation_ratios(_together(own, unshifted), stride)
-        decimation = instrument.decimations.get(layer.name)
-        return figures | (_sampled(decimation, own, unshifted) if decimation else {})
+        return layer_columns(instrument, layer, own, unshifted)
 
     layers = instrument.layers if unshifted else ()
     precisely = computing(instrument.precision, instrument.device)
@@ -319,6 +316,23 @@ def _forward(instrument: Instrument, views: Tensor, unshifted: int) -> tuple[Any
         for name in LAYER_COLUMNS
         if each
     }
+
+
+def layer_columns(
+    instrument: Instrument, layer: StridedLayer, map_: Float[Tensor, "maps *chan h w"], images: int
+) -> Columns:
+    """`LAYER_COLUMNS` → (B,) of what a layer reads; those of what it decimates where that is known.
+
+    Args:
+        instrument: from `prepare`.
+        layer: one of its layers.
+        map_: what the layer reads of the images, one map or several of each.
+        images: B.
+    """
+    stride = max(layer.stride[0], 1), max(layer.stride[1], 1)
+    figures = alias_violation_ratios(_together(map_, images), stride)
+    decimation = instrument.decimations.get(layer.name)
+    return figures | (_sampled(decimation, map_, images) if decimation else {})
 
 
 def _sampled(decimation: Decimation, read: Tensor, images: int) -> Columns:

@@ -1,7 +1,9 @@
 """Every method on one model: how much steadier it gets, what that costs, and what it forgets.
 
 Zero-shot, and where images for it are given after batch-norm recalibration, each converted copy is
-measured on the same images as the original, under circular and under crop shifts.
+measured on the same images as the original, under crop shifts, and beside them under native and
+circular ones. A control, in which nothing is done but to compute the network densely, shows what a
+difference is worth.
 """
 
 import os
@@ -14,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -24,21 +24,18 @@ from aliascope.antialias.flops import counted
 from aliascope.errors import AliascopeError, ModelError
 from aliascope.files import Result, file_name, plain, write_file
 from aliascope.finetune import recalibrate
-from aliascope.images import open_images
 from aliascope.latency import bench
-from aliascope.layers import APSPool, LPSPool, TIPSPool
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
-from aliascope.records import Progress, StridedLayer
+from aliascope.records import Progress
 from aliascope.runtime import chosen_device, environment
-from aliascope.spectra import alias_violation_ratio
+from aliascope.shifts import Border
 from aliascope.statistics import mean_intervals
 from aliascope.store import Run
-from aliascope.taps import evaluating, strided_layers, tap
+from aliascope.taps import evaluating
 from aliascope.text import columns, number, wrapped
 
 TRIED = (
-    "blurpool:1",
     "blurpool:2",
     "blurpool:3",
     "blurpool:4",
@@ -52,11 +49,14 @@ TRIED = (
     "adaptive",
     "tips",
 )
-"""What is compared by default; blurpool:1 is the network itself, computed densely: the control."""
+"""What is compared by default."""
 ORIGINAL = "original"
-PHASE_CHOOSERS = (APSPool, LPSPool, TIPSPool)
-_SPECTRA = 16
-"""Images whose aliasing at the point of decimation is averaged."""
+CONTROL = "blurpool:1"
+"""The network itself, computed densely."""
+SHIFTS: tuple[Border, ...] = ("crop", "native", "circular")
+"""How pictures are moved; the first leads."""
+_STABILITY = ("logit_instability", "agreement", "sis")
+_LAYERS = ("sampled_avr_box", "alias_share")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +65,11 @@ class Tradeoffs(Result):
 
     model: str
     table: pd.DataFrame
-    """A row a method and stage (original, zero-shot, recalibrated): method, stage, top1 (NaN
-    without labels that fit), kept (share of images with the original's prediction), sis,
-    logit_instability, agreement, agreement_crop, each with _low and _high; avr_box_sampled (box AVR
-    of what is decimated, mean over the converted layers; NaN where the samples that are kept depend
-    on the picture), mflops, latency_ratio with _low and _high, memory_mb (peak of one forward at
-    batch 1)."""
+    """A row a method and stage (original, control, zero-shot, recalibrated): method, stage, top1
+    (NaN without labels that fit), kept (share of images with the original's prediction);
+    logit_instability_, agreement_ and sis_ crop, native and circular; sampled_avr_box and
+    alias_share (of what is decimated, mean over the layers behind the stem): each with _low and
+    _high; mflops, latency_ratio with _low and _high, memory_mb (peak of one forward at batch 1)."""
     info: dict[str, Any]
     notices: tuple[str, ...]
 
@@ -101,7 +100,7 @@ def compare_methods(
     Args:
         model: a spec, a module, or what `load_model` returned; its stem is kept.
         images: a source as `open_images` takes it; top-1 where its labels number the classes.
-        methods: names, each with an optional size.
+        methods: names, each with an optional size; the control comes before them.
         recalibrate_on: images for batch-norm recalibration; None measures zero-shot only.
         weights: "pretrained", "random" or a file.
         limit: at most so many images.
@@ -124,26 +123,25 @@ def compare_methods(
     )
     versions: dict[tuple[str, str], LoadedModel] = {(ORIGINAL, ORIGINAL): loaded}
     notices = []
-    for method in methods:
+    for method in dict.fromkeys((CONTROL, *methods)):
         try:
             converted = _converted(loaded, method)
-            versions[method, "zero-shot"] = converted
+            versions[method, "control" if method == CONTROL else "zero-shot"] = converted
             if recalibrate_on is not None:
                 versions[method, "recalibrated"] = _recalibrated(converted, recalibrate_on, device)
         except AliascopeError as error:
             notices.append(f"{method}: {error}")
-    if len(versions) == 1:
-        raise AliascopeError(f"no method could be applied to {loaded.spec}: {notices[0]}")
+    if not {method for method, _ in versions} & {*methods}:
+        raise AliascopeError(f"no method could be applied to {loaded.spec}: {notices[-1]}")
     rows = []
     original = measured(loaded, ORIGINAL, ORIGINAL)
     for (method, stage), version in versions.items():
-        circular, crop = measured(version, method, stage)
+        runs = original if stage == ORIGINAL else measured(version, method, stage)
         rows.append(
             {"method": method, "stage": stage}
-            | _stability(circular, crop, original[0])
+            | _figures(runs, original)
             | _cost(version.module, version.example())
         )
-        rows[-1]["avr_box_sampled"] = _sampled(version, images, limit)
     table = pd.DataFrame(rows)
     timed = {m: v for (m, stage), v in versions.items() if stage != "recalibrated"}
     latency = bench(
@@ -164,7 +162,9 @@ def compare_methods(
         from aliascope.figures import methods_front, save
 
         write_file(folder / "methods.csv", table.to_csv(index=False).encode())
-        caption = f"{len(original[0].images)} images of {Path(images).name}."
+        caption = (
+            f"{len(original[SHIFTS[0]].images)} images of {Path(images).name}, {SHIFTS[0]} shifts."
+        )
         figure = methods_front.draw(table, model=loaded.spec, caption=caption)
         save(figure, folder, "methods_front")
     return found
@@ -191,53 +191,56 @@ def _measured(
     device: str | None,
     folder: Path | None,
     progress: Progress | None,
-) -> tuple[Run, Run]:
-    """Its runs under circular and under crop shifts."""
-    runs = []
-    for border in ("circular", "crop"):
-        name = file_name(f"{method}-{stage}-{border}")
-        place = None if folder is None else folder / "runs" / name
-        title = f"{version.spec}, {stage}, {border}"
+) -> dict[Border, Run]:
+    """Its runs under all shifts."""
+    runs: dict[Border, Run] = {}
+    for shifts in SHIFTS:
+        name = file_name(f"{method}-{stage}-{shifts}")
+        title = f"{version.spec}, {stage}, {shifts}"
         with (progress or (lambda _: nullcontext()))(title) as report:
-            run = measure(
+            runs[shifts] = measure(
                 version,
                 images,
-                out=place,
-                shifts=border,
+                out=None if folder is None else folder / "runs" / name,
+                shifts=shifts,
                 limit=limit,
                 device=device,
                 progress=report,
             )
-        runs.append(run)
-    circular, crop = runs
-    return circular, crop
+    return runs
 
 
-def _stability(circular: Run, crop: Run, original: Run) -> dict[str, float]:
+def _figures(runs: dict[Border, Run], original: dict[Border, Run]) -> dict[str, float]:
     """Means over images, with intervals."""
-    images = circular.images.set_index("image_id")
-    before = original.images.set_index("image_id").loc[images.index]
+    lead = runs[SHIFTS[0]]
+    images = lead.images.set_index("image_id")
+    before = original[SHIFTS[0]].images.set_index("image_id").loc[images.index]
     if "sis" not in images:
-        raise ModelError(f"{circular.model} is no classifier: {circular.notices[0]}")
-    metrics = pd.DataFrame(
-        {
-            "top1": images["correct"].astype("Float64"),
-            "kept": (images["prediction"] == before["prediction"]).astype("Float64"),
-            "sis": images["sis"],
-            "logit_instability": images["logit_instability"],
-            "agreement": images["agreement"],
-            "agreement_crop": crop.images.set_index("image_id")["agreement"],
-        },
-        index=images.index,
-    ).astype("float64")
+        raise ModelError(f"{lead.model} is no classifier: {lead.notices[0]}")
+    columns = {
+        "top1": images["correct"].astype("Float64"),
+        "kept": (images["prediction"] == before["prediction"]).astype("Float64"),
+    }
+    for shifts, run in runs.items():
+        own = run.images.set_index("image_id")
+        columns |= {f"{name}_{shifts}": own[name] for name in _STABILITY}
+    columns |= dict(_sampled(lead).items())
+    metrics = pd.DataFrame(columns, index=images.index).astype("float64")
     means = mean_intervals(metrics, images["group"]).clip(lower=0)
-    shares = means.index != "logit_instability"
+    shares = ~means.index.str.startswith("logit_instability")
     means.loc[shares] = means.loc[shares].clip(upper=1)
     return {
         f"{name}{suffix}": means.loc[name, column]
         for name in metrics
         for suffix, column in (("", "value"), ("_low", "low"), ("_high", "high"))
     }
+
+
+def _sampled(run: Run) -> pd.DataFrame:
+    """Of each image, the mean over the layers behind the stem, which surgery keeps."""
+    behind = [x.name for x in run.strided_layers if x.stride != x.cumulative_stride]
+    rows = run.layers.astype({"image_id": str, "layer": str})
+    return pd.DataFrame(rows[rows["layer"].isin(behind)].groupby("image_id")[[*_LAYERS]].mean())
 
 
 def _cost(module: nn.Module, example: Tensor) -> dict[str, float]:
@@ -253,76 +256,35 @@ def _cost(module: nn.Module, example: Tensor) -> dict[str, float]:
     return {"mflops": flops[""] / 1e6, "memory_mb": held.max(initial=0) / 1e6}
 
 
-def _sampled(version: LoadedModel, images: str | Path, limit: int | None) -> float:
-    """Box AVR of the maps that are decimated, mean over layers and images.
-
-    Layers that keep samples by looking at them (aps, lps, tips) decimate no one map: NaN.
-    """
-    module, transform = version.module, version.preprocessing
-    layers = [
-        layer
-        for layer in strided_layers(module, version.example())
-        if layer.function is None and layer.stride != layer.cumulative_stride
-    ]
-    source = open_images(images, limit=min(limit or _SPECTRA, _SPECTRA))
-    ratios = []
-    with evaluating(module):
-        for image in source:
-            with tap(module, layers) as tapped:
-                module(transform.normalise(transform(image.pixels)[None]))
-            for layer in layers:
-                pool = module.get_submodule(layer.name.partition("#")[0])
-                if isinstance(pool, PHASE_CHOOSERS):
-                    return float("nan")
-                dense = dense_response(pool, tapped.inputs[layer.name], layer)
-                ratios.append(alias_violation_ratio(dense, layer.stride, band="box"))
-    return float(torch.cat(ratios).nanmean())
-
-
-def dense_response(
-    module: nn.Module, x: Float[Tensor, "batch chan h w"], layer: StridedLayer
-) -> Float[Tensor, "batch chan2 h2 w2"]:
-    """What an operation decimates: its output at stride 1.
-
-    y[s_h·a + i, s_w·b + j] = f(x rolled by −i, −j)[a, b], for an f that decimates a filtered map:
-    every phase in turn. At the border it is the circular continuation's.
-
-    >>> conv = nn.Conv2d(1, 1, 1, stride=2, bias=False)
-    >>> x = torch.rand(1, 1, 4, 4)
-    >>> (layer,) = strided_layers(nn.Sequential(conv), x)
-    >>> bool((dense_response(conv, x, layer) == conv.weight * x).all())
-    True
-    """
-    rows, columns = (round(s) for s in layer.stride)
-    phases = [
-        [module(x.roll((-i, -j), dims=(-2, -1))) for j in range(columns)] for i in range(rows)
-    ]
-    each_row = [torch.stack(row, dim=-1).flatten(-2) for row in phases]  # (B, C, h, w·s_w)
-    return torch.stack(each_row, dim=-2).flatten(-3, -2)
-
-
 def _blocks(found: Tradeoffs) -> Iterator[str]:
     info, table = found.info, found.table
     yield f"{found.model} on {info['images']}"
+    lead, *others = SHIFTS
     cells = {
         "method": table["method"],
         "stage": table["stage"],
         "top-1": _numbers(table["top1"], ".3f"),
         "kept": _numbers(table["kept"], ".3f"),
-        "SIS": _numbers(table["sis"], ".4f"),
-        "logits": _numbers(table["logit_instability"], ".4f"),
-        "agree": _numbers(table["agreement"], ".3f"),
-        "crop": _numbers(table["agreement_crop"], ".3f"),
-        "AVR": _numbers(table["avr_box_sampled"], ".3f"),
+        "logits": _numbers(table[f"logit_instability_{lead}"], ".4f"),
+        "agree": _numbers(table[f"agreement_{lead}"], ".3f"),
+        "SIS": _numbers(table[f"sis_{lead}"], ".4f"),
+    }
+    for shifts in others:
+        cells[shifts] = _numbers(table[f"logit_instability_{shifts}"], ".4f")
+    cells |= {
+        "AVR": _numbers(table["sampled_avr_box"], ".3f"),
+        "alias": _numbers(table["alias_share"], ".3f"),
         "MFLOPs": _numbers(table["mflops"], ".0f"),
         "latency": _numbers(table["latency_ratio"], ".2f"),
         "MB": _numbers(table["memory_mb"], ".0f"),
     }
     yield columns([list(cells), *zip(*cells.values(), strict=True)])
     caption = (
-        "kept: share of images with the original's prediction; logits: logit instability; agree, "
-        "crop: agreement under circular and crop shifts; AVR: box band, of what is decimated, mean "
-        "over converted layers; latency: ratio to the original at batch 1; MB: peak of one forward."
+        "kept: share of images with the original's prediction; logits, agree, SIS: logit "
+        f"instability, agreement and shift instability score under {lead} shifts; "
+        f"{' and '.join(others)}: logit instability under those; AVR: box band, and alias: alias "
+        "share, of what is decimated, mean over layers; latency: ratio to the original at batch 1; "
+        "MB: peak of one forward. The control is the original, computed densely."
     )
     yield wrapped([caption])
     yield wrapped([f"notice: {text}" for text in found.notices])

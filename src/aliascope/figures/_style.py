@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.style import context
 from matplotlib.textpath import text_to_path
@@ -33,10 +34,24 @@ LINE = {"baseline": 1.9, "antialiased": 1.0}
 """The baseline's line is drawn first and wider: where both agree, both are seen."""
 OFFSET = {"baseline": -0.17, "antialiased": 0.17}
 """Of the two models' marks in the row of a layer."""
+CONTROL = {
+    "marker": "D",
+    "markersize": 6.5,
+    "markeredgewidth": 0.8,
+    "color": "0.4",
+    "markerfacecolor": "none",
+}
+"""Of the network in which nothing was done: an open diamond around the baseline's dot."""
+METRICS = {
+    "avr": "alias violation ratio (AVR)\nof what is read",
+    "sampled_avr": "alias violation ratio (AVR)\nof what is decimated",
+    "alias_share": "alias share\nof what is kept",
+}
+"""Column of a run → what an axis calls it."""
 INK, GREY, PALE = "0.15", "0.4", "0.9"
 SMALL = 7
 FREQUENCY = "frequency (1 = Nyquist)"
-INTERVAL = "95 % bootstrap interval of the mean"
+INTERVAL = "95 % interval of the mean"
 """What the columns `low` and `high` of the study's tables hold."""
 
 _DPI = 300
@@ -111,18 +126,62 @@ def sheet(
 
 
 def panels(
-    titles: Sequence[str], caption: str, handles: Sequence[Artist], **subplots: Any
-) -> tuple[Figure, list[Axes]]:
-    """A page of small panels, a layer each, at most four in a row; and their axes."""
+    titles: Sequence[str],
+    caption: str,
+    handles: Sequence[Artist],
+    *,
+    blocks: int = 1,
+    **subplots: Any,
+) -> tuple[Figure, list[list[Axes]]]:
+    """A page of small panels, a layer each, at most four in a row; and their axes, by block.
+
+    Args:
+        titles: Of the panels of each block.
+        caption: As of `sheet`.
+        handles: As of `sheet`.
+        blocks: Below each other.
+        subplots: Options of `Figure.subplots`.
+    """
     rows = math.ceil(len(titles) / 4)
     columns = math.ceil(len(titles) / rows)
     width = PAGE if columns > 1 else COLUMN
-    figure, axes = sheet(width, 1.75 * rows, caption, handles, shape=(rows, columns), **subplots)
-    for ax, title in zip(axes.flat, titles, strict=False):
-        ax.set_title(wrap(title, 0.8 * width / columns - 0.1, at="."))
-    for ax in axes.flat[len(titles) :]:
+    shape = (blocks * rows, columns)
+    figure, axes = sheet(width, 1.75 * shape[0], caption, handles, shape=shape, **subplots)
+    found = []
+    for block in np.split(axes, blocks):
+        for ax, title in zip(block.flat, titles, strict=False):
+            ax.set_title(wrap(title, 0.8 * width / columns - 0.1, at="."))
+        for ax in block.flat[len(titles) :]:
+            ax.remove()
+        found.append(list(block.flat[: len(titles)]))
+    return figure, found
+
+
+def merged(axes: Sequence[Axes]) -> Axes:
+    """One panel in the place of neighbours in a row of `sheet`."""
+    figure, places = axes[0].figure, [ax.get_subplotspec() for ax in axes]
+    first, last = cast("SubplotSpec", places[0]), cast("SubplotSpec", places[-1])
+    for ax in axes:
         ax.remove()
-    return figure, list(axes.flat[: len(titles)])
+    row = first.rowspan.start
+    return figure.add_subplot(first.get_gridspec()[row, first.colspan.start : last.colspan.stop])
+
+
+def decibels(
+    power: np.ndarray, floor: int | float
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """A power spectrum in dB below its peak, and the extent of its bins (1 = Nyquist).
+
+    Args:
+        power: (H, W), zero frequency in the centre.
+        floor: What lies deeper is cut off, in dB.
+    """
+    # The spectrum is periodic: −1 is also +1, which an even number of bins leaves out.
+    whole = np.pad(power, [(0, 1 - n % 2) for n in power.shape], mode="wrap")
+    y, x = (1 - n % 2 / n for n in power.shape)  # frequency of the last bin, odd or even
+    dy, dx = (1 / n for n in power.shape)
+    level = 10 * np.log10(np.maximum(whole / whole.max(), 10 ** (floor / 10)))
+    return level, (-x - dx, x + dx, -y - dy, y + dy)
 
 
 def label_panels(axes: Sequence[Axes], x: str, y: str) -> None:
@@ -153,6 +212,22 @@ def row_sheet(
     figure, ((ax,),) = sheet(COLUMN, row * len(labels) + 0.5, caption, handles)
     name_rows(ax, broken)
     return figure, ax
+
+
+def row_panels(
+    labels: Sequence[str], row: int | float, caption: str, handles: Sequence[Artist], count: int
+) -> tuple[Figure, list[Axes]]:
+    """As `row_sheet`, but with so many panels that share the rows; several take a page."""
+    if count == 1:
+        figure, ax = row_sheet(labels, row, caption, handles)
+        return figure, [ax]
+    broken = [_break_names(label) for label in labels]
+    row = max(row, 0.13 * max(label.count("\n") + 1 for label in broken) + 0.08)
+    height = row * len(labels) + 0.5
+    figure, axes = sheet(PAGE, height, caption, handles, shape=(1, count), sharey=True)
+    for ax in axes.flat:
+        name_rows(ax, broken)
+    return figure, list(axes.flat)
 
 
 def rows_of(frame: pd.DataFrame, **where: str) -> pd.DataFrame:
@@ -203,6 +278,12 @@ def role_handles(names: Mapping[str, str], *, lines: bool = False) -> list[Line2
         )
         for role in ROLES
     ]
+
+
+def control_handle(names: Mapping[str, str]) -> list[Line2D]:
+    """What the legend says of the control; nothing where there is none."""
+    label = f"control: {names['control']}" if "control" in names else ""
+    return [Line2D([], [], linewidth=0, label=label, **CONTROL)] if label else []
 
 
 def layer_handles(names: Iterable[str]) -> dict[str, Line2D]:

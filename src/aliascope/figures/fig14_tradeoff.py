@@ -12,22 +12,31 @@ from aliascope.figures._style import (
     GREY,
     MARKER,
     PAGE,
+    ROLES,
     SMALL,
     dots,
     name_rows,
     note_row,
+    role_handles,
     sheet,
     signed,
     styled,
     wrap,
 )
 
+_PANELS = {
+    "logit_instability": "logit instability",
+    "disagreement": "disagreement of the views",
+    "sis": "mean shift instability\nscore, SIS",
+}
+"""What small multiples show, all better when small."""
+
 
 @styled
 def draw(
     table: pd.DataFrame, effects: pd.DataFrame, *, names: Mapping[str, str], caption: str
 ) -> Figure:
-    """Left: SIS against latency of both models; right: relative change of each metric.
+    """Above: what is left of instability, in three metrics, against latency; below: each change.
 
     Args:
         table: The study's `phase5_tradeoff`.
@@ -37,44 +46,47 @@ def draw(
     """
     effects = effects.dropna(subset="change")
     note = "Whiskers: 95 % intervals (latency: of the median over rounds)."
-    height = max(2.4, 0.36 * len(effects) + 0.9)
-    figure, ((left, right),) = sheet(
-        PAGE, height, f"{note} {caption}", shape=(1, 2), width_ratios=(1, 0.8)
+    lower = 0.24 * len(effects) + 0.5
+    figure, ((whole,),) = sheet(PAGE, 2.1 + lower, f"{note} {caption}", role_handles(names))
+    whole.remove()
+    above, below = figure.subfigures(2, 1, height_ratios=(2.1, lower))
+    axes = above.subplots(1, len(_PANELS))
+    table = table.dropna(subset="latency_ms")
+    ends = {end: 1 - table[f"agreement{end}"] for end in ("", "_low", "_high")}
+    table = table.assign(
+        sis=table["mean_sis"],
+        disagreement=ends[""],
+        disagreement_low=ends["_high"],
+        disagreement_high=ends["_low"],
     )
-    _scatter(left, table.dropna(subset="latency_ms"), names)
-    _changes(right, effects)
-    right.set_title(wrap(f"{names['antialiased']} against {names['baseline']}", 2.8))
+    for ax, (metric, title) in zip(axes, _PANELS.items(), strict=True):
+        ax.set_ylabel(title)
+        _scatter(ax, table, metric)
+    axes[1].set_xlabel("latency, batch 1 (ms an image; less is faster)")
+    changes = below.subplots()
+    _changes(changes, effects)
+    changes.set_title(wrap(f"{names['antialiased']} against {names['baseline']}", 5))
     return figure
 
 
-def _scatter(ax: Axes, table: pd.DataFrame, names: Mapping[str, str]) -> None:
-    ax.set_xlabel("latency, batch 1 (ms an image; less is faster)")
-    ax.set_ylabel("mean shift instability score, SIS\n(less is more stable)")
+def _scatter(ax: Axes, table: pd.DataFrame, metric: str) -> None:
     ax.margins(0.25, 0.3)
-    ax.locator_params(nbins=5)
+    ax.locator_params(nbins=4)
     if table.empty:
-        ax.text(0.5, 0.5, "latency not measured", ha="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, "latency not\nmeasured", ha="center", transform=ax.transAxes)
         ax.set(xticks=[], yticks=[])
         return
-    points = table.to_dict("records")
-    for point in points:
-        role, x, y = point["role"], point["latency_ms"], point["mean_sis"]
+    points = {point["role"]: point for point in table.to_dict("records")}
+    for role, point in points.items():
+        x, y = point["latency_ms"], point[metric]
         ax.hlines(y, point["latency_low_ms"], point["latency_high_ms"], COLOUR[role], linewidth=1.4)
-        ax.vlines(x, point["sis_low"], point["sis_high"], COLOUR[role], linewidth=1.4)
+        ax.vlines(x, point[f"{metric}_low"], point[f"{metric}_high"], COLOUR[role], linewidth=1.4)
         ax.plot(x, y, MARKER[role], color=COLOUR[role], markersize=6.5)
-        right, above = x > table["latency_ms"].mean(), y >= table["mean_sis"].mean()
-        ax.annotate(
-            wrap(names[role], 1.3, at="@:."),
-            (x, point["sis_high"] if above else point["sis_low"]),
-            (0, 4 if above else -4),
-            textcoords="offset points",
-            ha="right" if right else "left",
-            va="bottom" if above else "top",
-        )
     if len(points) == 2:
-        ends = [(point["latency_ms"], point["mean_sis"]) for point in points]
+        ends = [(points[role]["latency_ms"], points[role][metric]) for role in ROLES]
         arrow = {"arrowstyle": "-|>", "color": GREY, "shrinkA": 7, "shrinkB": 7}
         ax.annotate("", ends[1], ends[0], arrowprops=arrow, zorder=1)
+    ax.set_ylim(bottom=0)
 
 
 def _changes(ax: Axes, effects: pd.DataFrame) -> None:

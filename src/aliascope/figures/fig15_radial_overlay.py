@@ -34,7 +34,7 @@ def draw(profiles: pd.DataFrame, *, names: Mapping[str, str], caption: str) -> F
     layers = profiles["layer_name"].unique().tolist()
     handles = [*role_handles(names, lines=True), cutoff_handle()]
     text = f"Bands: {INTERVAL}. {caption}"
-    figure, axes = panels(layers, text, handles, sharex=True, sharey=True)
+    figure, (axes,) = panels(layers, text, handles, sharex=True, sharey=True)
     log_axis(axes[0].yaxis, profiles["energy"])
     for ax, layer in zip(axes, layers, strict=True):
         rows = rows_of(profiles, layer_name=layer)

@@ -10,7 +10,16 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
-from aliascope.figures._style import COLUMN, FREQUENCY, PALE, SMALL, sheet, styled, wrap
+from aliascope.figures._style import (
+    COLUMN,
+    FREQUENCY,
+    PALE,
+    SMALL,
+    decibels,
+    sheet,
+    styled,
+    wrap,
+)
 
 _INPUTS = ("natural", "checkerboard", "constant")
 _FLOOR = -60  # dB
@@ -62,17 +71,14 @@ def _panel(ax: Axes, power: np.ndarray, avr: int | float, stride: str) -> AxesIm
         ax.set_facecolor(PALE)
         ax.text(0, 0, "no energy", ha="center", va="center", size=SMALL)
         return None
-    # The spectrum is periodic: −1 is also +1, which an even number of bins leaves out.
-    whole = np.pad(power, [(0, 1 - n % 2) for n in power.shape], mode="wrap")
-    y, x = (1 - n % 2 / n for n in power.shape)  # frequency of the last bin, odd or even
-    dy, dx = (1 / n for n in power.shape)
-    level = 10 * np.log10(np.maximum(whole / whole.max(), 10 ** (_FLOOR / 10)))
-    extent = (-x - dx, x + dx, -y - dy, y + dy)
+    level, extent = decibels(power, _FLOOR)
     image = ax.imshow(level, "viridis", vmin=_FLOOR, vmax=0, origin="lower", extent=extent)
     rows, across = [float(s) for s in stride.split("×") * 2][:2]
     ax.add_patch(Ellipse((0, 0), 2 / across, 2 / rows, fill=False, **_RING))
-    v, u = np.nonzero(whole == whole.max())
-    ax.add_line(Line2D(2 * dx * u - x, 2 * dy * v - y, linestyle="", clip_on=False, **_PEAK))
+    v, u = np.nonzero(level == 0)
+    (left, bottom), (dy, dx) = (extent[0], extent[2]), (2 / n for n in power.shape)
+    x, y = left + dx * (u + 0.5), bottom + dy * (v + 0.5)
+    ax.add_line(Line2D(x, y, linestyle="", clip_on=False, **_PEAK))
     box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
     ax.text(0, -0.78, f"AVR {avr:.3f}", ha="center", va="center", size=6.5, bbox=box)
     return image

@@ -12,6 +12,7 @@ from aliascope.figures._style import (
     COLOUR,
     INK,
     MARKER,
+    METRICS,
     OFFSET,
     ROLES,
     role_handles,
@@ -30,7 +31,8 @@ def draw(values: pd.DataFrame, *, names: Mapping[str, str], caption: str) -> Fig
     """A row a layer, a violin a model, with median and quartiles.
 
     Args:
-        values: A row an image, layer and role: role, layer_name, avr.
+        values: A row an image, layer and role: role, layer_name, avr and, all the same,
+            variant: which AVR that is.
         names: Of the models, by role.
         caption: Under the figure.
     """
@@ -45,7 +47,7 @@ def draw(values: pd.DataFrame, *, names: Mapping[str, str], caption: str) -> Fig
             if avr.size:
                 _violin(ax, i + 1.35 * OFFSET[role], avr, role)
     ax.set_xlim(left=min(0, ax.get_xlim()[0]))
-    ax.set_xlabel("alias violation ratio\n(AVR) of an image")
+    ax.set_xlabel(f"{METRICS[values['variant'].iloc[0]]}, of an image")
     return figure
 
 

@@ -8,16 +8,21 @@ from matplotlib.lines import Line2D
 from aliascope.figures._style import COLOUR, GREY, INK, PAGE, PALE, SMALL, sheet, styled
 from aliascope.statistics import pareto
 
-_STAGES = {"original": ("D", INK), "zero-shot": ("o", "white"), "recalibrated": ("o", None)}
+_STAGES = {
+    "original": ("D", INK),
+    "control": ("D", "white"),
+    "zero-shot": ("o", "white"),
+    "recalibrated": ("o", None),
+}
 _LABELS = {
     "latency_ratio": "latency, ratio to the original",
-    "logit_instability": "logit instability (less is more stable)",
-    "disagreement": "disagreement under crop shifts",
+    "logit_instability_crop": "logit instability (less is more stable)",
+    "disagreement": "disagreement of the views",
 }
 _PANELS = (
-    ("latency_ratio", "logit_instability"),
+    ("latency_ratio", "logit_instability_crop"),
     ("latency_ratio", "disagreement"),
-    ("error", "logit_instability"),
+    ("error", "logit_instability_crop"),
 )
 """What each costs and what it leaves, both better when small."""
 
@@ -42,7 +47,7 @@ def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
         if stage in set(table["stage"])
     ]  # fmt: skip
     handles.append(Line2D([], [], color=COLOUR["antialiased"], linewidth=1.2, label="Pareto front"))
-    note = "Whiskers: 95 % bootstrap intervals."
+    note = "Whiskers: 95 % intervals."
     figure, axes = sheet(PAGE, 2.9, f"{model}. {note} {caption}", handles, shape=(1, 3))
     for ax, (cost, name) in zip(axes.flat, _PANELS, strict=True):
         ax.set(xlabel=labels[cost], ylabel=labels[name])

@@ -1,7 +1,6 @@
 """Phase 1: what the strided layers of the baseline read of a photograph and of known pictures."""
 
 from collections.abc import Iterator
-from functools import cache
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from aliascope.figures import avr_comparison, fig1_layerwise_power_spectra, fig2_radial_profiles
 from aliascope.spectra import radial_profile
-from aliascope.study.presets import BASELINE
+from aliascope.study.settings import BASELINE
 from aliascope.study.study import Study
 from aliascope.synthetic import checkerboard, constant
 from aliascope.text import pair
@@ -18,27 +17,32 @@ from aliascope.text import pair
 def compute(study: Study) -> None:
     """phase1_layerwise_avr, and the spectra behind it."""
     inputs = _inputs(study)
-    seen = cache(lambda name: study.spectra(BASELINE, inputs[name]))
+    ratios = {name: study.ratios(BASELINE, x) for name, x in inputs.items()}
     layers = study.instruments[BASELINE].layers
     rows = []
     for layer in layers:
-        ratios = {name: seen(name)[layer.name][0] for name in inputs}
         channels, height, width = layer.input_shape
         rows.append(
             {"layer_name": layer.name}
-            | {f"{name}_avr": ratios[name]["avr"].item() for name in inputs}
+            | {f"{name}_avr": ratios[name][layer.name]["avr"].item() for name in inputs}
             | {"order": layer.order, "kind": layer.kind, "stride": pair(*layer.stride)}
             | {"channels": channels, "rows": height, "columns": width}
             | {
                 f"{name}_{variant}": ratio.item()
                 for name in inputs
-                for variant, ratio in ratios[name].items()
+                for variant, ratio in ratios[name][layer.name].items()
                 if variant != "avr"
             }
         )
-    study.write_table("phase1_layerwise_avr", pd.DataFrame(rows))
+    caption = (
+        f"{study.settings.baseline}, one forward each of a photograph, a checkerboard and a "
+        "constant: figures of what each layer reads (avr, …), of what it decimates (sampled_…), "
+        "and the part of what is kept that was folded (alias_share)."
+    )
+    study.write_table("phase1_layerwise_avr", pd.DataFrame(rows), caption, [])
+    seen = {name: study.powers(BASELINE, x, "read") for name, x in inputs.items()}
     powers = {
-        f"{name}/{layer.name}": seen(name)[layer.name][1][0] for name in inputs for layer in layers
+        f"{name}/{layer.name}": seen[name][layer.name][0] for name in inputs for layer in layers
     }
     study.keep_arrays("phase1_power", lambda: {key: power.numpy() for key, power in powers.items()})
     profiles = []
@@ -62,22 +66,23 @@ def compute(study: Study) -> None:
 
 def draw(study: Study) -> Iterator[tuple[str, Figure]]:
     """The three figures of the phase, by name."""
-    table = study.table("phase1_layerwise_avr")
-    what = f"{study.plan.baseline}, one forward each: the first image of {study.plan.images}, "
+    settings, table = study.settings, "phase1_layerwise_avr"
+    what = f"{settings.baseline}, one forward each: the first image of {settings.images}, "
     what += "a checkerboard of ±1 and a constant, both as the normalised input."
     yield (
         "fig1_layerwise_power_spectra",
         fig1_layerwise_power_spectra.draw(
             study.arrays("phase1_power"),
-            table,
+            study.table(table),
             caption=f"{what} Power spectra of what each layer reads, mean over channels.",
         ),
     )
+    what += " Of what each layer reads."
     yield (
         "fig2_radial_profiles",
         fig2_radial_profiles.draw(study.rows("phase1_radial_profiles"), caption=what),
     )
-    yield "avr_comparison", avr_comparison.draw(table, caption=what)
+    yield "avr_comparison", avr_comparison.draw(study.table(table), caption=what)
 
 
 def _inputs(study: Study) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Phase 2: pictures of known frequency: where energy counts as aliased, and where it folds to."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -8,16 +9,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from aliascope.batch import Instrument
 from aliascope.figures import (
     fig4_avr_vs_frequency,
     fig5_layerwise_avr_comparison,
     fig6_aliasing_folding,
 )
-from aliascope.records import StridedLayer
 from aliascope.spectra import power_spectrum
-from aliascope.study.presets import ANTIALIASED, BASELINE, ROLES
-from aliascope.study.study import Study
+from aliascope.study.settings import ANTIALIASED, BASELINE, ROLES
+from aliascope.study.study import Study, mean_power
 from aliascope.synthetic import checkerboard, sinusoid
 from aliascope.taps import tap
 
@@ -28,59 +27,61 @@ _BATCH = 8
 
 def compute(study: Study) -> None:
     """Both tables of the phase, and the spectra of what folds."""
-    first = study.instruments[BASELINE].layers[0]
-    frequencies = np.linspace(0.1, 0.9, study.plan.sweep)
-    sweep = []
-    for start in range(0, len(frequencies), _BATCH):
-        part = frequencies[start : start + _BATCH]
-        x = torch.cat([_input(study, sinusoid(_side(study), f)) for f in part.tolist()])
-        ratios, _ = study.spectra(BASELINE, x)[first.name]
-        columns = {"frequency": part, "avr": ratios["avr"], "avr_box": ratios["avr_box"]}
-        sweep.append(pd.DataFrame(columns | {"cutoff": 1 / first.stride[1]}))
-    study.write_table("phase2a_frequency_sweep", pd.concat(sweep))
-
-    board = _input(study, checkerboard(_side(study)))
-    avr = {role: study.spectra(role, board) for role in ROLES}
-    rows = []
-    for name, partner in study.pairs.items():
-        before, after = (
-            avr[role][layer][0]["avr"].item()
-            for role, layer in ((BASELINE, name), (ANTIALIASED, partner))
-        )
-        rows.append((name, before, after, after - before, partner))
-    columns = ["layer_name", "baseline_avr", "antialiased_avr", "difference", "antialiased_layer"]
-    table = pd.DataFrame(rows, columns=columns)
-    study.write_table("phase2b_architecture_comparison", table)
-
-    study.keep_rows("phase2_folding", lambda: pd.concat(_folding(study)))
+    sweep = pd.concat(_sweep(study))
+    caption = (
+        f"{study.settings.baseline}: AVR of what the first strided layer reads, of a sinusoid "
+        "along the columns of each frequency (1 = Nyquist)."
+    )
+    study.write_table("phase2a_frequency_sweep", sweep, caption, [])
+    caption = f"A checkerboard of ±1 as the normalised input: AVR in each layer. {study.reading()}"
+    study.write_table("phase2b_architecture_comparison", _checkerboard(study), caption, [])
+    signals = _signals(study)
+    around = cache(lambda role, signal: _around(study, role, signals[signal]))
+    study.keep_rows(
+        "phase2_folding",
+        lambda: pd.concat(_folding(study, r, s, around(r, s)) for r in ROLES for s in signals),
+    )
+    study.keep_arrays(
+        "phase2_spectra",
+        lambda: {
+            f"{role}/{where}": mean_power(map_, 1)[0].numpy()
+            for role in ROLES
+            for where, map_ in around(role, "photograph").items()
+        },
+    )
 
 
 def draw(study: Study) -> Iterator[tuple[str, Figure]]:
     """The three figures of the phase, by name."""
-    plan, size = study.plan, "sinusoids along the columns"
-    sweep = study.table("phase2a_frequency_sweep")
+    settings, sweep = study.settings, study.table("phase2a_frequency_sweep")
     yield (
         "fig4_avr_vs_frequency",
         fig4_avr_vs_frequency.draw(
-            sweep, caption=f"{plan.baseline}, first strided layer: {len(sweep)} {size}."
+            sweep,
+            caption=f"{settings.baseline}, first strided layer: {len(sweep)} sinusoids along the "
+            "columns. Of what the layer reads.",
         ),
     )
     yield (
         "fig5_layerwise_avr_comparison",
         fig5_layerwise_avr_comparison.draw(
-            study.table("phase2b_architecture_comparison"),
+            study.led(study.table("phase2b_architecture_comparison")),
             names=study.names,
-            caption="A checkerboard of ±1 as the normalised input, one forward.",
+            caption=f"A checkerboard of ±1 as the normalised input, one forward. {study.reading()}",
         ),
     )
+    maps = "What the first strided layer decimates and what is kept of it"
+    if settings.reading == "read":
+        maps = "What the first strided layer reads and what comes out of it"
     yield (
         "fig6_aliasing_folding",
         fig6_aliasing_folding.draw(
             study.rows("phase2_folding"),
+            study.arrays("phase2_spectra"),
             names=study.names,
-            caption=f"What the first strided layer reads and what comes out of it, for a tone at "
-            f"{TONE} of Nyquist and for the first image of {plan.images}. Power along the columns, "
-            "summed over rows, mean over channels.",
+            caption=f"{maps}, for a tone at {TONE} of Nyquist and for the first image of "
+            f"{settings.images}; mean over channels. Lines: power along the columns, summed over "
+            "rows. Below: power spectra of the photograph.",
         ),
     )
 
@@ -95,39 +96,72 @@ def _input(study: Study, picture: Tensor) -> Tensor:
     return picture[None, :, :height, :width].expand(1, 3, -1, -1)
 
 
-def _folding(study: Study) -> Iterator[pd.DataFrame]:
+def _sweep(study: Study) -> Iterator[pd.DataFrame]:
+    first = study.instruments[BASELINE].layers[0]
+    frequencies = np.linspace(0.1, 0.9, study.settings.sweep)
+    for start in range(0, len(frequencies), _BATCH):
+        part = frequencies[start : start + _BATCH]
+        x = torch.cat([_input(study, sinusoid(_side(study), f)) for f in part.tolist()])
+        ratios = study.ratios(BASELINE, x)[first.name]
+        columns = {"frequency": part, "avr": ratios["avr"], "avr_box": ratios["avr_box"]}
+        yield pd.DataFrame(columns | {"cutoff": 1 / first.stride[1]})
+
+
+def _checkerboard(study: Study) -> pd.DataFrame:
+    """A row a variant and layer, the leading variant first."""
+    board = _input(study, checkerboard(_side(study)))
+    found = {role: study.ratios(role, board) for role in study.roles}
+    rows = []
+    for variant in sorted(("sampled_avr", "avr"), key=lambda name: name != study.leading):
+        for name in study.layers[BASELINE]:
+            own = {role: study.layers[role][name] for role in study.roles}
+            avr = {role: found[role][layer][variant].item() for role, layer in own.items()}
+            row = {"layer_name": name} | {f"{role}_avr": avr[role] for role in ROLES}
+            row |= {"difference": avr[ANTIALIASED] - avr[BASELINE], "variant": variant}
+            row |= {f"{role}_layer": own[role] for role in study.roles[1:]}
+            rows.append(row | {f"{role}_avr": value for role, value in avr.items()})
+    return pd.DataFrame(rows)
+
+
+def _signals(study: Study) -> dict[str, Tensor]:
     _, photograph = next(study.views(1))
-    signals = {"tone": _input(study, sinusoid(_side(study), TONE)), "photograph": photograph}
-    for role in ROLES:
-        instrument = study.instruments[role]
-        first = instrument.layers[0]
-        step = first.stride[1]
-        tone = TONE * first.cumulative_stride[1] / step  # on the grid that the layer reads
-        for signal, x in signals.items():
-            before, after = _around(instrument, first, x)
-            for where, map_, scale in (("before", before, 1), ("after", after, 1 / step)):
-                frequency, power = _columns(map_)
-                yield pd.DataFrame(
-                    {
-                        "role": role,
-                        "signal": signal,
-                        "where": where,
-                        "frequency": frequency * scale,
-                        "power": power,
-                        "cutoff": 1 / step,
-                        "tone": tone if signal == "tone" else np.nan,
-                        "layer_name": first.name,
-                    }
-                )
+    return {"tone": _input(study, sinusoid(_side(study), TONE)), "photograph": photograph}
 
 
 @torch.inference_mode()
-def _around(instrument: Instrument, layer: StridedLayer, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What a layer reads and what comes out of it."""
-    module = instrument.module
-    with tap(module, [layer]) as before, tap(module, [layer], of="output") as after:
+def _around(study: Study, role: str, x: Tensor) -> dict[str, Tensor]:
+    """The maps of the first strided layer before and after its subsampling.
+
+    What it decimates and what is kept of that; as published, or where that is not known, what it
+    reads and what comes out of it.
+    """
+    instrument = study.instruments[role]
+    module, layer = instrument.module, instrument.layers[0]
+    with tap(module, [layer], of="both") as tapped:
         module(x.to(instrument.device))
-    return before.inputs[layer.name], after.outputs[layer.name]
+    before, after = tapped.inputs[layer.name], tapped.outputs[layer.name]
+    decimation = instrument.decimations.get(layer.name)
+    if study.settings.reading == "sampled" and decimation:
+        before = decimation(before)
+        after = decimation.kept(before)
+    return {"before": before, "after": after}
+
+
+def _folding(study: Study, role: str, signal: str, around: dict[str, Tensor]) -> pd.DataFrame:
+    first = study.instruments[role].layers[0]
+    step = first.stride[1]
+    tone = TONE * first.cumulative_stride[1] / step  # on the grid that the layer reads
+    frames = []
+    for where, scale in (("before", 1), ("after", 1 / step)):
+        frequency, power = _columns(around[where])
+        columns = {"role": role, "signal": signal, "where": where, "frequency": frequency * scale}
+        columns |= {
+            "power": power,
+            "cutoff": 1 / step,
+            "tone": tone if signal == "tone" else np.nan,
+        }
+        frames.append(pd.DataFrame(columns | {"layer_name": first.name}))
+    return pd.concat(frames)
 
 
 def _columns(map_: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -9,13 +9,17 @@ from matplotlib.figure import Figure
 
 from aliascope.figures import fig13_avr_intervention, fig14_tradeoff, fig15_radial_overlay
 from aliascope.latency import bench
+from aliascope.shifts import Border
 from aliascope.statistics import mean_intervals, paired
+from aliascope.store import Run
 from aliascope.study import phase3_natural_images
-from aliascope.study.presets import ANTIALIASED, BASELINE, ROLES
+from aliascope.study.settings import ANTIALIASED, BASELINE, ROLES
 from aliascope.study.study import Study
 
 BATCHES = (1, 32)
 """Images a forward at which latency is measured; the first is the published one."""
+_Metrics = dict[Border, dict[str, pd.DataFrame]]
+"""Shifts, the leading ones first → role → a row an image, a column a metric."""
 
 
 def compute(study: Study) -> None:
@@ -23,36 +27,42 @@ def compute(study: Study) -> None:
     study.require_classifiers()
     phase3_natural_images.compute(study)
     latency = _latency(study)
-    images = study.joined_images()
-    metrics = {role: _metrics(images, role) for role in ROLES}
-    study.write_table("phase5_tradeoff", _tradeoff(study, metrics, latency))
+    runs: dict[Border, dict[str, Run]] = {study.shifts[0]: study.runs, **study.moved}
+    metrics: _Metrics = {shifts: _metrics(study.joined_images(own)) for shifts, own in runs.items()}
+    table = _tradeoff(study, metrics, latency)
+    caption = (
+        f"{study.sample(table)}: predictions and their stability under {study.shifts[0]} shifts, "
+        "of a whole pixel; latency; with 95 % intervals."
+    )
+    if study.moved:
+        caption += f" Beside it under {' and '.join(study.moved)} shifts."
+    study.write_table("phase5_tradeoff", table, caption, study.run_names(moved=True))
     study.write_rows("effects", _effects(metrics, latency))
 
 
 def draw(study: Study) -> Iterator[tuple[str, Figure]]:
     """The three figures of the phase, by name."""
-    table, effects = study.table("phase5_tradeoff"), study.rows("effects")
-    changes = study.table("phase3_layerwise_avr_stats").query("variant == 'avr'")
-    profiles = study.rows("phase3_radial_profiles")
-    sample, info = study.sample(table), study.record("latency")["info"]
+    changes = study.table("phase3_layerwise_avr_stats")
     yield (
         "fig13_avr_intervention",
         fig13_avr_intervention.draw(
-            changes,
+            phase3_natural_images.shown(study, changes),
             names=study.names,
-            caption=f"{study.sample(changes)}.",
+            caption=f"{study.sample(changes)}. {study.reading()}",
         ),
     )
+    table, info = study.table("phase5_tradeoff"), study.record("latency")["info"]
     yield (
         "fig14_tradeoff",
         fig14_tradeoff.draw(
             table,
-            effects,
+            study.rows("effects"),
             names=study.names,
-            caption=f"{sample}; latency: {info['precision']}, {info['device']}, {info['threads']} "
-            "threads.",
+            caption=f"{study.sample(table)}, moved by one pixel; above {table['shifts'].iloc[0]} "
+            f"shifts. Latency: {info['precision']}, {info['device']}, {info['threads']} threads.",
         ),
     )
+    profiles = study.rows("phase3_radial_profiles")
     yield (
         "fig15_radial_overlay",
         fig15_radial_overlay.draw(
@@ -65,17 +75,17 @@ def draw(study: Study) -> Iterator[tuple[str, Figure]]:
 
 def _latency(study: Study) -> pd.DataFrame:
     """Rows of `Latency.table`, with the role of each model."""
-    plan = study.plan
+    settings = study.settings
 
     def measured() -> dict[str, Any]:
         with study.progress("timing both models") as progress:
             latency = bench(
                 [study.models[role] for role in ROLES],
                 batch_sizes=BATCHES,
-                seconds=plan.latency_seconds,
-                precision=plan.precision,
-                device=plan.device,
-                seed=plan.seed,
+                seconds=settings.latency_seconds,
+                precision=settings.precision,
+                device=settings.device,
+                seed=settings.seed,
                 progress=progress,
             )
         rows = latency.to_dict()
@@ -83,33 +93,27 @@ def _latency(study: Study) -> pd.DataFrame:
         return rows
 
     table = pd.DataFrame(study.keep_record("latency", measured)["table"])
-    table["role"] = np.where(table["model"] == plan.baseline, BASELINE, ANTIALIASED)
+    table["role"] = np.where(table["model"] == settings.baseline, BASELINE, ANTIALIASED)
     return table.set_index(["role", "batch"])
 
 
-def _metrics(images: pd.DataFrame, role: str) -> pd.DataFrame:
-    """A row an image, in the order of both runs: what the two models are compared by."""
-    own = images.query(f"role == {role!r}").set_index(["image_id", "group"])
+def _metrics(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Role → a row an image, in the order of both runs: what the two models are compared by."""
     names = ["sis", "agreement", "logit_instability", "confidence", "accuracy"]
-    return own.reindex(columns=names).astype("float64")
+    own = images.set_index(["image_id", "group"])
+    rows = {role: own.query(f"role == {role!r}").reindex(columns=names) for role in ROLES}
+    return {role: frame.astype("float64") for role, frame in rows.items()}
 
 
-def _tradeoff(
-    study: Study, metrics: dict[str, pd.DataFrame], latency: pd.DataFrame
-) -> pd.DataFrame:
-    kept = {BASELINE: 1.0, ANTIALIASED: study.comparison.prediction_agreement.value}
+def _tradeoff(study: Study, metrics: _Metrics, latency: pd.DataFrame) -> pd.DataFrame:
+    kept = {BASELINE: 1.0, ANTIALIASED: study.comparisons[ANTIALIASED].prediction_agreement.value}
+    lead, *others = metrics
     rows = []
     for role in ROLES:
-        frame = metrics[role]
+        frame = metrics[lead][role]
         groups = frame.index.get_level_values("group")
         means = mean_intervals(frame, groups)
         one, many = (_timed(latency, role, batch) for batch in BATCHES)
-        intervals = {
-            f"{name}{suffix}": means.loc[name, key]
-            for name in ("sis", "agreement", "logit_instability", "accuracy")
-            for suffix, key in (("", "value"), ("_low", "low"), ("_high", "high"))
-            if name + suffix not in ("sis", "accuracy")
-        }
         rows.append(
             {
                 "model": study.names[role],
@@ -120,7 +124,8 @@ def _tradeoff(
                 "role": role,
                 "n": len(frame),
                 "photographs": groups.nunique(),
-                **intervals,
+                "shifts": lead,
+                **_ends(means, ["agreement", "logit_instability", "sis", "accuracy"]),
                 "confidence": means.loc["confidence", "value"],
                 "latency_low_ms": one["low"],
                 "latency_high_ms": one["high"],
@@ -130,30 +135,52 @@ def _tradeoff(
                 "predictions_kept": kept[role],
             }
         )
+        for shifts in others:
+            frame = metrics[shifts][role]
+            means = mean_intervals(frame, frame.index.get_level_values("group"))
+            rows[-1] |= _ends(means, ["agreement", "logit_instability"], f"_{shifts}")
     return pd.DataFrame(rows)
 
 
-def _effects(metrics: dict[str, pd.DataFrame], latency: pd.DataFrame) -> pd.DataFrame:
-    """Relative changes, antialiased against baseline, with intervals."""
-    worse = {
-        role: pd.DataFrame(
-            {
-                "mean SIS": frame["sis"],
-                "logit instability": frame["logit_instability"],
-                "disagreement": 1 - frame["agreement"],
-                "error rate": 1 - frame["accuracy"],
-            }
-        )
-        for role, frame in metrics.items()
+def _ends(means: pd.DataFrame, names: list[str], suffix: str = "") -> dict[str, float]:
+    """Mean and limits of metrics; those with a column of their own bear limits alone."""
+    top = {"agreement": 1.0, "accuracy": 1.0}
+    return {
+        f"{name}{suffix}{end}": np.clip(means.loc[name, key], 0, top.get(name))
+        for name in names
+        for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))
+        if name + end not in ("sis", "accuracy")
     }
-    groups = worse[BASELINE].index.get_level_values("group")
-    both = paired(worse[BASELINE], worse[ANTIALIASED], groups)
+
+
+def _effects(metrics: _Metrics, latency: pd.DataFrame) -> pd.DataFrame:
+    """Relative changes, antialiased against baseline, with intervals: under each way of moving."""
+    lead, *_ = metrics
+    frames = []
+    for shifts, own in metrics.items():
+        a, b = (_worse(own[role], shifts) for role in ROLES)
+        if shifts != lead:
+            a, b = (frame.iloc[:, :2] for frame in (a, b))
+        frames.append(paired(a, b, a.index.get_level_values("group")))
+    both = pd.concat(frames)
     changes = both.loc[both["n"] > 0, ["change", "change_low", "change_high", "p", "d_z"]]
     for batch in BATCHES:
         row = _timed(latency, ANTIALIASED, batch)
         ratio = [row[name] - 1 for name in ("ratio", "ratio_low", "ratio_high")]
         changes.loc[f"latency, batch {batch}"] = [*ratio, np.nan, np.nan]
     return changes.reset_index(names="metric")
+
+
+def _worse(frame: pd.DataFrame, shifts: str) -> pd.DataFrame:
+    """The metrics of a model, all better when small; those of stability first."""
+    return pd.DataFrame(
+        {
+            f"logit instability, {shifts}": frame["logit_instability"],
+            f"disagreement, {shifts}": 1 - frame["agreement"],
+            f"mean SIS, {shifts}": frame["sis"],
+            "error rate": 1 - frame["accuracy"],
+        }
+    )
 
 
 def _timed(latency: pd.DataFrame, role: str, batch: int) -> pd.Series:

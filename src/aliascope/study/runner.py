@@ -1,4 +1,4 @@
-"""The study from first to last: one plan, five phases, one summary."""
+"""The study from first to last: one set of settings, five phases, one summary."""
 
 import json
 import time
@@ -19,8 +19,8 @@ from aliascope.study import (
     phase4_correlation,
     phase5_intervention,
 )
-from aliascope.study.presets import plan_of
-from aliascope.study.study import Study, plan_in
+from aliascope.study.settings import settings_of
+from aliascope.study.study import Study, settings_in
 from aliascope.study.summary import Summary, record_of
 
 PHASES: dict[int, Any] = {
@@ -50,9 +50,9 @@ def run_study(
         preset: "embedded", "paper" or "matched".
         out: the results directory.
         phases: numbers, 1 to 5; each measures what it needs.
-        figures_only: draw again from what the directory holds; its own plan holds.
+        figures_only: draw again from what the directory holds; its own settings hold.
         progress: called with a title; its context yields what takes (done, total).
-        overrides: fields of `aliascope.study.presets.Plan`; None leaves the preset's own.
+        overrides: fields of `aliascope.study.StudySettings`; None leaves the preset's own.
 
     Raises:
         AliascopeError: no such preset, phase, model or images, or the directory holds another
@@ -61,10 +61,10 @@ def run_study(
     if unknown := set(phases) - set(PHASES):
         raise RunError(f"unknown phase {min(unknown)}: choose from 1 to {len(PHASES)}")
     path = Path(out)
-    plan = plan_in(path) if figures_only else plan_of(preset, **overrides)
+    settings = settings_in(path) if figures_only else settings_of(preset, **overrides)
     with ExitStack() as held:
         held.callback(lock(path, "study.json").release)
-        study = Study(plan, path, progress)
+        study = Study(settings, path, progress)
         if not figures_only:
             study.begin()
         return _phases(study, sorted(set(phases)), figures_only=figures_only)
@@ -82,7 +82,7 @@ def _phases(study: Study, numbers: Sequence[int], *, figures_only: bool) -> Summ
             state = failed[str(number)] = str(error)
         states[str(number)] = state
         seconds[str(number)] = round(time.perf_counter() - start, 1)
-    info = environment(chosen_device(study.plan.device))
+    info = environment(chosen_device(study.settings.device))
     record = record_of(study, dict(sorted(states.items())), dict(sorted(seconds.items())), info)
     summary = Summary(study.path, record, failed)
     if not figures_only:
@@ -105,6 +105,6 @@ def _run(study: Study, number: int, *, figures_only: bool) -> None:
     if not figures_only:
         phase.compute(study)
     with study.progress(f"drawing phase {number}") as progress:
-        for done, (name, figure) in enumerate(phase.draw(study)):
+        for done, (name, figure) in enumerate(study.declared(phase.draw(study))):
             save(figure, study.path / "figures", name)
             progress(done + 1, 3)

@@ -1,11 +1,12 @@
 """A study's directory and what is measured in it, each thing once and on demand.
 
 ```
-RESULTS/study.json           the plan
-RESULTS/runs/ROLE            what `measure` found of each model
+RESULTS/study.json           the settings
+RESULTS/runs/ROLE[-SHIFTS]   what `measure` found of each model, under other shifts beside the first
 RESULTS/tables/*.csv         the six tables
 RESULTS/data/*               rows that figures need beside them: spectra, latencies
 RESULTS/figures/*            png and svg
+RESULTS/manifest.json        of each table and figure: from which runs, and its caption
 RESULTS/summary.json         the headline
 ```
 """
@@ -23,24 +24,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from aliascope.batch import Instrument, prepare
+from aliascope.batch import LAYER_COLUMNS, Columns, Instrument, layer_columns, prepare
 from aliascope.compare import Comparison, compare
 from aliascope.errors import ImageError, ModelError, RunError
 from aliascope.files import refuse_another, write_file
 from aliascope.images import ImageSource, open_images
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
-from aliascope.pairing import pair_layers
-from aliascope.preprocessing import RESIZE_224, Preprocessing
-from aliascope.records import Progress
-from aliascope.spectra import alias_violation_ratios, power_spectrum
+from aliascope.pairing import pair_layers, reads_alike
+from aliascope.preprocessing import AS_CROP, RESIZE_224, Preprocessing
+from aliascope.records import Progress, StridedLayer
+from aliascope.shifts import Border
+from aliascope.spectra import power_spectrum
 from aliascope.store import Run
-from aliascope.study.presets import ANTIALIASED, BASELINE, CLASS_MAPS, ROLES, Plan, plan_from
+from aliascope.study.published import CLASS_MAPS
+from aliascope.study.settings import (
+    ANTIALIASED,
+    BASELINE,
+    CONTROL,
+    ROLES,
+    StudySettings,
+    settings_from,
+)
 from aliascope.taps import tap
 
-_TEXT = ("layer_name", "antialiased_layer", "stride", "kind", "role", "model", "metric", "variant")
+_LAYERS = {role: f"{role}_layer" for role in (CONTROL, ANTIALIASED)} | {BASELINE: "layer_name"}
+"""Role → the column of the table `pairs` that names its layers."""
+_TEXT = (*_LAYERS.values(), "stride", "kind", "role", "model", "metric", "variant")
 
 
 def read_csv(file: Path) -> pd.DataFrame:
@@ -49,15 +62,15 @@ def read_csv(file: Path) -> pd.DataFrame:
     return pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""])
 
 
-def plan_in(path: Path) -> Plan:
-    """The plan of the study in a directory.
+def settings_in(path: Path) -> StudySettings:
+    """The settings of the study in a directory.
 
     Raises:
         RunError: there is none, or it cannot be read.
     """
     file = path / "study.json"
     try:
-        return plan_from(json.loads(file.read_bytes()))
+        return settings_from(json.loads(file.read_bytes()))
     except FileNotFoundError:
         raise RunError(f"{path} holds no study: run `aliascope study --out {path}` first") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -65,10 +78,10 @@ def plan_in(path: Path) -> Plan:
 
 
 class Study:
-    """One study: its plan, its directory, and what phases draw on.
+    """One study: its settings, its directory, and what phases draw on.
 
     Args:
-        plan: what to measure.
+        settings: what to measure.
         path: the results directory; `begin` makes it where missing.
         progress: called with a title; its context yields what takes (done, total).
 
@@ -76,189 +89,353 @@ class Study:
         RunError: the directory holds another study.
     """
 
-    def __init__(self, plan: Plan, path: Path, progress: Progress | None = None) -> None:
-        self.plan = plan
+    def __init__(
+        self, settings: StudySettings, path: Path, progress: Progress | None = None
+    ) -> None:
+        self.settings = settings
         self.path = path
         self.progress = progress or (lambda _: nullcontext(lambda *_: None))
+        self.notices: list[str] = []
+        """What was found on the way that a reader must know."""
+        self._used: dict[str, None] = {}
         if (path / "study.json").exists():
-            refuse_another(path, asdict(plan_in(path)), asdict(plan))
+            refuse_another(path, asdict(settings_in(path)), asdict(settings))
 
     def begin(self) -> None:
         """Load models and images, pair the layers, and only then make the directory this study's.
 
-        A plan that cannot be had leaves nothing that its correction would be held against.
+        Settings that cannot be had leave nothing that their correction would be held against.
         """
         self.source()
         paired = self._paired()
         file = self.path / "study.json"
         if not file.exists():
-            write_file(file, json.dumps(asdict(self.plan), indent=2).encode())
+            write_file(file, json.dumps(asdict(self.settings), indent=2).encode())
         self.keep_rows("pairs", lambda: paired)
 
     # Models and what is measured of them.
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """The pair, and the control between them where there is one."""
+        return (BASELINE, CONTROL, ANTIALIASED) if self.settings.control else ROLES
+
+    @property
     def names(self) -> dict[str, str]:
         """Role → model spec."""
-        return {role: getattr(self.plan, role) for role in ROLES}
+        return {role: getattr(self.settings, role) for role in self.roles}
 
     @cached_property
     def models(self) -> dict[str, LoadedModel]:
         """Role → model."""
-        options = {"weights": self.plan.weights, "seed": self.plan.seed}
+        options = {"weights": self.settings.weights, "seed": self.settings.seed}
         return {role: load_model(spec, **options) for role, spec in self.names.items()}
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The same for both models."""
-        own = self.models[ROLES[0]].preprocessing
-        return RESIZE_224 if self.plan.preprocess == "resize224" else own
+        """The same for all models."""
+        own = self.models[BASELINE].preprocessing
+        return RESIZE_224 if self.settings.preprocess == "resize224" else own
+
+    @cached_property
+    def shifts(self) -> tuple[Border, ...]:
+        """How pictures are moved, the leading way first; circular where there is no other."""
+        if not self.preprocessing.room:
+            if self.settings.shifts != ("circular",):
+                self.notices.append(
+                    "the crop takes all of the resized picture: no shifts but circular ones, which "
+                    "tear the border and flatter a repair"
+                )
+            return ("circular",)
+        return self.settings.shifts
 
     @cached_property
     def instruments(self) -> dict[str, Instrument]:
         """Role → the model made ready."""
+        settings = self.settings
         return {
             role: prepare(
-                model, preprocess=self.preprocessing, ops=self.plan.ops, device=self.plan.device
+                model,
+                preprocess=self.preprocessing,
+                ops=settings.ops,
+                device=settings.device,
+                border="circular",  # of the views that phases make themselves there are no shifts
             )
             for role, model in self.models.items()
         }
 
     @cached_property
-    def pairs(self) -> dict[str, str]:
-        """Layer of the baseline → its partner, in order of execution."""
-        table = self.rows("pairs")
-        return dict(zip(table["layer_name"], table["antialiased_layer"], strict=True))
+    def layers(self) -> dict[str, dict[str, str]]:
+        """Role → layer of the baseline → its own layer there, in order of execution."""
+        table = self._pairs
+        return {
+            role: dict(zip(table["layer_name"], table[_LAYERS[role]], strict=True))
+            for role in self.roles
+        }
+
+    @cached_property
+    def _pairs(self) -> pd.DataFrame:
+        used = {**self._used}
+        table, self._used = self.rows("pairs"), used  # what every figure needs says nothing of one
+        return table
 
     def _paired(self) -> pd.DataFrame:
-        a, b = (self.instruments[role].layers for role in ROLES)
-        plan = self.plan
-        pairs = pair_layers(plan.baseline, a, plan.antialiased, b, dict(plan.layer_map))
-        if not pairs:
-            raise ModelError(f"{plan.baseline} does not downsample: there is nothing to study")
-        return pd.DataFrame(pairs, columns=["layer_name", "antialiased_layer"])
+        settings, layers = self.settings, {r: x.layers for r, x in self.instruments.items()}
+        found = {}
+        for role in self.roles[1:]:
+            chosen = dict(settings.layer_map) if role == ANTIALIASED else None
+            pair = (settings.baseline, layers[BASELINE], self.names[role], layers[role])
+            found[role] = dict(pair_layers(*pair, chosen))
+        names = [name for name in found[ANTIALIASED] if all(name in own for own in found.values())]
+        if not names:
+            raise ModelError(f"{settings.baseline} does not downsample: there is nothing to study")
+        table = pd.DataFrame({"layer_name": names})
+        for role, own in found.items():
+            table[_LAYERS[role]] = [own[name] for name in names]
+        here, there = ({x.name: x for x in layers[role]} for role in ROLES)
+        table["reads_alike"] = [
+            reads_alike(here[a], there[b])
+            for a, b in zip(names, table[_LAYERS[ANTIALIASED]], strict=True)
+        ]
+        return table
 
     @cached_property
     def runs(self) -> dict[str, Run]:
-        """Role → its run, measured now or before."""
-        return {role: self._measured(role) for role in ROLES}
+        """Role → its run under the leading shifts, measured now or before."""
+        return {role: self._measured(role, self.shifts[0]) for role in self.roles}
 
-    def _measured(self, role: str) -> Run:
-        plan = self.plan
-        with self.progress(f"measuring {self.names[role]}") as progress:
+    @cached_property
+    def moved(self) -> dict[Border, dict[str, Run]]:
+        """Other shifts → role → its run, of the pair alone."""
+        found = {
+            shifts: {role: self._measured(role, shifts) for role in ROLES}
+            for shifts in self.shifts[1:]
+        }
+        if "native" in found and "crop" in self.shifts:
+            notes = found["native"][BASELINE].images["note"]
+            if notes.str.contains(AS_CROP, regex=False).all():
+                self.notices.append(
+                    "no picture is larger than the network's frame: native shifts are crop shifts"
+                )
+        return found
+
+    def run_names(self, *, moved: bool = False) -> list[str]:
+        """The directories of the runs, within that of the study."""
+        names = [f"runs/{role}" for role in self.roles]
+        others = [f"runs/{role}-{shifts}" for shifts in self.shifts[1:] for role in ROLES]
+        return names + others * moved
+
+    def _measured(self, role: str, shifts: Border) -> Run:
+        settings = self.settings
+        own = role if shifts == self.shifts[0] else f"{role}-{shifts}"
+        with self.progress(f"measuring {self.names[role]}, {shifts} shifts") as progress:
             return measure(
                 self.models[role],
                 self.source(),
-                out=self.path / "runs" / role,
+                out=self.path / "runs" / own,
                 preprocess=self.preprocessing,
-                ops=plan.ops,
-                precision=plan.precision,
-                device=plan.device,
-                seed=plan.seed,
+                ops=settings.ops,
+                precision=settings.precision,
+                device=settings.device,
+                shifts=shifts,
+                seed=settings.seed,
                 progress=progress,
             )
 
-    @cached_property
     def stored_runs(self) -> dict[str, Run]:
         """Role → its run as it lies in the directory; nothing is measured."""
-        return {role: Run.open(self.path / "runs" / role) for role in ROLES}
+        self._used |= {f"runs/{role}": None for role in self.roles}
+        return self._opened
 
     @cached_property
-    def comparison(self) -> Comparison:
-        """The two runs compared."""
-        runs = self.runs
-        return compare(*(runs[role] for role in ROLES), layer_map=self.pairs)
+    def _opened(self) -> dict[str, Run]:
+        return {role: Run.open(self.path / "runs" / role) for role in self.roles}
+
+    @cached_property
+    def comparisons(self) -> dict[str, Comparison]:
+        """The baseline's run compared with the antialiased one, and with the control."""
+        found = {
+            role: compare(self.runs[BASELINE], self.runs[role], layer_map=self.layers[role])
+            for role in self.roles[1:]
+        }
+        told = found[ANTIALIASED].notices
+        self.notices += told
+        if CONTROL in found:  # what holds of both is said once
+            self.notices += [f"control: {x}" for x in found[CONTROL].notices if x not in told]
+        return found
 
     def require_classifiers(self) -> None:
         """Raise ModelError unless the stability of both models is known."""
-        for role, run in self.runs.items():
-            if "sis" not in run.images:
+        for role in ROLES:
+            if "sis" not in self.runs[role].images:
                 raise ModelError(f"{self.names[role]}: {self.instruments[role].no_classifier}")
 
-    def joined_images(self) -> pd.DataFrame:
-        """A row an image and role, of the images in both stored runs, in the same order.
+    def joined_images(self, runs: dict[str, Run] | None = None) -> pd.DataFrame:
+        """A row an image and role of the pair, of the images in both, in the same order.
 
         Besides the columns of a run: role; accuracy, 0 or 1, NaN where labels do not fit.
+
+        Args:
+            runs: role → run; by default the stored ones.
         """
-        runs = {role: run.images.set_index("image_id") for role, run in self.stored_runs.items()}
-        ids = runs[ROLES[0]].index.intersection(runs[ROLES[1]].index, sort=False)
-        frames = [run.loc[ids].reset_index().assign(role=role) for role, run in runs.items()]
+        runs = runs or self.stored_runs()
+        rows = {role: runs[role].images.set_index("image_id") for role in ROLES}
+        ids = rows[BASELINE].index.intersection(rows[ANTIALIASED].index, sort=False)
+        frames = [own.loc[ids].reset_index().assign(role=role) for role, own in rows.items()]
         images = pd.concat(frames, ignore_index=True)
-        return images.assign(accuracy=accuracy(images, self.plan.class_map))
+        return images.assign(accuracy=accuracy(images, self.settings.class_map))
 
-    def values(self, variants: Sequence[str] = ("avr",)) -> pd.DataFrame:
-        """A row an image, role and layer: the ratios, and the stability of the image.
+    def values(self, variants: Sequence[str]) -> pd.DataFrame:
+        """A row an image, role and layer: figures of the layer, and the stability of the image.
 
-        Both models' layers bear the baseline's names.
+        All models' layers bear the baseline's names.
         """
-        table = self.rows("pairs")
-        images = self.joined_images().reindex(
-            columns=["role", "image_id", "group", "sis", "logit_instability"]
-        )
+        names = ["image_id", "group", "sis", "logit_instability"]
+        common = self.joined_images()[["image_id"]].drop_duplicates()
         frames = []
-        for role, column in ((BASELINE, "layer_name"), (ANTIALIASED, "antialiased_layer")):
-            rows = self.stored_runs[role].layers.astype({"image_id": str, "layer": str})
-            names = pd.DataFrame({"layer": table[column], "layer_name": table["layer_name"]})
-            rows = rows[["image_id", "layer", *variants]].merge(names, on="layer")
-            frames.append(rows.drop(columns="layer").assign(role=role))
-        return images.merge(pd.concat(frames), on=["role", "image_id"])
+        for role, run in self.stored_runs().items():
+            images = run.images.reindex(columns=names).merge(common)
+            own = pd.DataFrame(self.layers[role].items(), columns=["layer_name", "layer"])
+            rows = run.layers.astype({"image_id": str, "layer": str}).merge(own, on="layer")
+            rows = rows[["image_id", "layer_name", *variants]].assign(role=role)
+            frames.append(images.merge(rows, on="image_id"))
+        return pd.concat(frames, ignore_index=True)
+
+    @property
+    def leading(self) -> str:
+        """The column that tables, figures and texts lead with."""
+        return "sampled_avr" if self.settings.reading == "sampled" else "avr"
+
+    def led(self, table: pd.DataFrame, *variants: str) -> pd.DataFrame:
+        """The rows of these variants, by default of the leading one, in that order."""
+        chosen = variants or (self.leading,)
+        return pd.concat([table.query(f"variant == {variant!r}") for variant in chosen])
+
+    def reading(self) -> str:
+        """What the leading figures are of, for a caption."""
+        if self.settings.reading == "sampled":
+            return "The maps are what is decimated, at one place in all models."
+        table = self._pairs
+        moved = table["reads_alike"].tolist().count(False)
+        text = "The maps are what each operation reads, as published"
+        if not moved:
+            return f"{text}."
+        return f"{text}: at different places of the two models in {moved} of {len(table)} layers."
 
     def sample(self, table: pd.DataFrame) -> str:
         """The images behind a table, for a caption: "53 images of photos (17 photographs)"."""
         n, photographs = int(table["n"].iloc[0]), int(table["photographs"].iloc[0])
         crops = f" ({photographs} photographs)" if photographs < n else ""
-        return f"{n} images of {self.plan.images.rpartition('/')[2]}{crops}"
+        return f"{n} images of {self.settings.images.rpartition('/')[2]}{crops}"
 
     def source(self) -> ImageSource:
         """The images, opened anew."""
-        return open_images(self.plan.images, limit=self.plan.limit)
+        return open_images(self.settings.images, limit=self.settings.limit)
 
     def views(self, number: int) -> Iterator[tuple[str, Tensor]]:
         """(photograph, normalised image (1, 3, H, W)) of the first images that can be read."""
         for image in islice(self.source(), number):
             yield image.group, self.preprocessing.normalise(self.preprocessing(image.pixels)[None])
 
-    @torch.inference_mode()
-    def spectra(self, role: str, x: Tensor) -> dict[str, tuple[dict[str, Tensor], Tensor]]:
-        """What each strided layer reads in one forward: AVR variants (B,), power (B, H, W).
-
-        The power spectrum is the mean over channels, DC in the centre.
-        """
+    def ratios(self, role: str, x: Tensor) -> dict[str, Columns]:
+        """Layer → `LAYER_COLUMNS` → (B,) of one forward; NaN where that is not known."""
         instrument = self.instruments[role]
+        unknown = dict.fromkeys(LAYER_COLUMNS, torch.full((len(x),), torch.nan))
 
-        def read(layer: Any, map_: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-            maps = map_.reshape(len(x), -1, *map_.shape[-2:])
-            ratios = alias_violation_ratios(maps, layer.stride)
-            power = power_spectrum(maps).mean(1).cpu()
-            return {name: ratio.cpu() for name, ratio in ratios.items()}, power
+        def read(layer: StridedLayer, map_: Tensor) -> Columns:
+            found = layer_columns(instrument, layer, map_, len(x))
+            return unknown | {name: ratio.cpu() for name, ratio in found.items()}
 
+        return self._tapped(role, x, read)
+
+    def powers(self, role: str, x: Tensor, reading: str) -> dict[str, Tensor]:
+        """Layer → power spectrum (B, H, W) of one forward: mean over channels, DC in the centre.
+
+        Args:
+            role: of the model.
+            x: normalised images.
+            reading: "read" or "sampled"; NaN where it is not known what is decimated.
+        """
+        known = self.instruments[role].decimations
+
+        def read(layer: StridedLayer, map_: Tensor) -> Tensor:
+            decimation = known.get(layer.name) if reading == "sampled" else None
+            maps = decimation(map_) if decimation else map_
+            power = mean_power(maps, len(x))
+            return power if decimation or reading == "read" else power * torch.nan
+
+        return self._tapped(role, x, read)
+
+    @torch.inference_mode()
+    def _tapped(self, role: str, x: Tensor, read: Callable[[Any, Tensor], Any]) -> dict[str, Any]:
+        """Layer → what `read` makes of its input in one forward."""
+        instrument = self.instruments[role]
         with tap(instrument.module, instrument.layers, read=read) as tapped:
             instrument.module(x.to(instrument.device))
         return dict(tapped.inputs)
 
     # Files.
 
-    def write_table(self, name: str, frame: pd.DataFrame) -> None:
-        """Put one of the six tables in place."""
-        write_file(self.path / "tables" / f"{name}.csv", frame.to_csv(index=False).encode())
+    def write_table(
+        self, name: str, frame: pd.DataFrame, caption: str, runs: Sequence[str]
+    ) -> None:
+        """Put one of the six tables in place.
+
+        Args:
+            name: of the file, without its ending.
+            frame: the table.
+            caption: what it shows, in whole sentences.
+            runs: those that it is made of, as `run_names` gives them; none where known pictures
+                went through the models.
+        """
+        file = f"tables/{name}.csv"
+        write_file(self.path / file, frame.to_csv(index=False).encode())
+        self._declare("tables", name, {"file": file, "runs": [*runs], "caption": caption})
+
+    def declared(self, drawn: Iterator[tuple[str, Figure]]) -> Iterator[tuple[str, Figure]]:
+        """Put each figure into the manifest, with what was read for it since the one before."""
+        self._used.clear()
+        for name, figure in drawn:
+            runs = {file: None for file in self._used if file.startswith("runs/")}
+            sources = [file for file in self._used if file not in runs]
+            for entry in self.manifest()["tables"].values():
+                runs |= dict.fromkeys(entry["runs"] if entry["file"] in sources else ())
+            entry = {"files": [f"figures/{name}.{suffix}" for suffix in ("png", "svg")]}
+            entry |= {"sources": sources, "runs": [*runs]}
+            caption = " ".join(figure.get_supxlabel().split())
+            self._declare("figures", name, entry | {"caption": caption})
+            yield name, figure
+            self._used.clear()
+
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """`tables` and `figures`, each name → its files, runs and caption."""
+        try:
+            return json.loads((self.path / "manifest.json").read_bytes())
+        except (OSError, ValueError):
+            return {"tables": {}, "figures": {}}
+
+    def _declare(self, kind: str, name: str, entry: dict[str, Any]) -> None:
+        record = self.manifest()
+        if record[kind].get(name) != entry:
+            record[kind][name] = entry
+            text = json.dumps(record, indent=2, ensure_ascii=False)
+            write_file(self.path / "manifest.json", text.encode())
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the six tables."""
-        return self._read(self.path / "tables" / f"{name}.csv", read_csv)
+        return self._read(f"tables/{name}.csv", read_csv)
 
     def rows(self, name: str) -> pd.DataFrame:
         """Rows that `write_rows` or `keep_rows` wrote."""
-        return self._read(self.path / "data" / f"{name}.csv", read_csv)
+        return self._read(f"data/{name}.csv", read_csv)
 
     def record(self, name: str) -> Any:
         """What `keep_record` made."""
-        return self._read(
-            self.path / "data" / f"{name}.json", lambda file: json.loads(file.read_bytes())
-        )
+        return self._read(f"data/{name}.json", lambda file: json.loads(file.read_bytes()))
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Arrays that `keep_arrays` made."""
-        return self._read(self.path / "data" / f"{name}.npz", lambda file: dict(np.load(file)))
+        return self._read(f"data/{name}.npz", lambda file: dict(np.load(file)))
 
     def write_rows(self, name: str, frame: pd.DataFrame) -> None:
         """Put rows that figures need beside the tables in place."""
@@ -288,13 +465,20 @@ class Study:
             write_file(file, buffer.getvalue())
         return self.arrays(name)
 
-    def _read(self, file: Path, reader: Callable[[Path], Any]) -> Any:
+    def _read(self, name: str, reader: Callable[[Path], Any]) -> Any:
+        file = self.path / name
+        self._used[name] = None
         try:
             return reader(file)
         except FileNotFoundError:
             raise RunError(
                 f"{file} is missing: run `aliascope study` with the phase that writes it first"
             ) from None
+
+
+def mean_power(maps: Tensor, images: int) -> Tensor:
+    """Power spectra (B, H, W) of an image's maps, mean over its channels."""
+    return power_spectrum(maps.reshape(images, -1, *maps.shape[-2:])).mean(1).cpu()
 
 
 def accuracy(images: pd.DataFrame, class_map: str | None) -> pd.Series:

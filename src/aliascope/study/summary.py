@@ -10,11 +10,12 @@ import pandas as pd
 
 from aliascope.errors import RunError
 from aliascope.files import plain
-from aliascope.study.presets import ANTIALIASED, BASELINE, PRESETS, PUBLISHED, ROLES
+from aliascope.study.published import PUBLISHED
+from aliascope.study.settings import ANTIALIASED, BASELINE, PRESETS, ROLES
 from aliascope.study.study import Study
 from aliascope.text import columns, interval, number, wrapped
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Summary:
     path: Path
     """The results directory."""
     record: dict[str, Any]
-    """What summary.json holds: study (the plan), command, versions, device, …; phases (number →
+    """What summary.json holds: study (the settings), command, versions, device, …; phases (number →
     "complete" or why it was left out); seconds; images and skipped a role; headline; published (a
     list of figure, published, here, difference; empty for other pairs); notices."""
 
@@ -47,29 +48,33 @@ def headline(study: Study) -> dict[str, Any]:
         return {}
     rows = table.set_index("role")
     changes = effects.set_index("metric")
+    lead = str(table["shifts"].iloc[0])
+    moved = [name.rpartition("_")[2] for name in table if name.startswith("agreement_")]
+    others = [shifts for shifts in dict.fromkeys(moved) if shifts not in ("low", "high")]
     found: dict[str, Any] = {
-        "models": study.names,
+        "models": {role: study.names[role] for role in ROLES},
         "n": int(table["n"].iloc[0]),
         "photographs": int(table["photographs"].iloc[0]),
+        "shifts": [lead, *others],
         "predictions_kept": rows.loc[ANTIALIASED, "predictions_kept"],
     }
-    for name in ("mean_sis", "agreement", "logit_instability", "confidence", "accuracy"):
+    names = ["mean_sis", "agreement", "logit_instability", "confidence", "accuracy"]
+    names += [f"{name}_{shifts}" for shifts in others for name in names[1:3]]
+    for name in (*names, "latency_ms", "latency_batch_ms"):
         found[name] = rows[name].to_dict()
-    found["latency_ms"] = rows["latency_ms"].to_dict()
-    found["latency_batch_ms"] = rows["latency_batch_ms"].to_dict()
     found["latency_batch"] = int(table["latency_batch"].iloc[0])
     found["changes"] = {
         metric: row[["change", "change_low", "change_high"]].tolist()
         for metric, row in changes.iterrows()
     }
-    found["p_paired_of_sis"] = changes.loc["mean SIS", "p"]
+    found["p_paired"] = {metric: p for metric, p in changes["p"].items() if lead in str(metric)}
     return found
 
 
 def published(study: Study) -> list[dict[str, Any]]:
     """Each figure of the published study beside ours; none for another pair of models."""
     paper = PRESETS["paper"]
-    if (study.plan.baseline, study.plan.antialiased) != (paper.baseline, paper.antialiased):
+    if (study.settings.baseline, study.settings.antialiased) != (paper.baseline, paper.antialiased):
         return []
     rows = [*_published_headline(headline(study)), *_published_layers(study)]
     return [
@@ -84,7 +89,11 @@ def _published_headline(found: dict[str, Any]) -> Iterator[tuple[str, float, flo
     for name in ("mean_sis", "latency_ms"):
         for role in ROLES:
             yield f"{name} {role}", PUBLISHED[name][role], found[name][role]
-    yield "change of mean_sis", PUBLISHED["change_of_sis"], found["changes"]["mean SIS"][0]
+    yield (
+        "change of mean_sis",
+        PUBLISHED["change_of_sis"],
+        found["changes"][f"mean SIS, {found['shifts'][0]}"][0],
+    )
     yield (
         "change of latency_ms",
         PUBLISHED["change_of_latency"],
@@ -118,17 +127,17 @@ def record_of(
     study: Study, phases: dict[str, str], seconds: dict[str, float], info: dict[str, Any]
 ) -> dict[str, Any]:
     """What summary.json holds."""
-    runs, notices = {}, []
+    runs, notices = {}, [*study.notices]
     try:
-        runs = study.stored_runs
-        notices = [f"{run.model}: {text}" for run in runs.values() for text in run.notices]
+        runs = study.stored_runs()
+        notices += [f"{run.model}: {text}" for run in runs.values() for text in run.notices]
         latency = study.record("latency")
         notices += [*latency["notices"], *latency["failures"].values()]
     except RunError:
         pass  # phases 1 and 2 need no runs
     return {
         "format": _FORMAT,
-        "study": asdict(study.plan),
+        "study": asdict(study.settings),
         **info,
         "phases": phases,
         "seconds": seconds,
@@ -144,12 +153,17 @@ def _blocks(summary: Summary) -> Iterator[str]:
     record = summary.record
     if found := record["headline"]:
         yield columns([["", *found["models"].values(), "change"], *_rows(found)])
-        kept, n = found["predictions_kept"], found["n"]
+        kept, n, lead = found["predictions_kept"], found["n"], found["shifts"][0]
         crops = f" ({found['photographs']} photographs)" if found["photographs"] < n else ""
-        sample = f"{n} images of {record['study']['images']}{crops}. Changes with 95 % intervals: "
-        sample += "bootstrap over photographs; latency: order statistics over rounds."
-        same = f"Both models give the same prediction for {kept:.1%} of the images; paired t-test "
-        same += f"of SIS: p = {found['p_paired_of_sis']:.2g}."
+        sample = f"{n} images of {record['study']['images']}{crops}, moved by one pixel. Changes "
+        sample += "with 95 % intervals, an observation a photograph; latency: order statistics "
+        sample += "over rounds."
+        tests = ", ".join(
+            f"{metric.partition(',')[0]} p = {number(_known(p), '.2g')}"
+            for metric, p in found["p_paired"].items()
+        )
+        same = f"Both models give the same prediction for {kept:.1%} of the images. Paired t-tests "
+        same += f"under {lead} shifts: {tests}."
         yield wrapped([sample, same])
     skipped = len({item["image_id"] for rows in record["skipped"].values() for item in rows})
     notes = [f"notice: {text}" for text in record["notices"]]
@@ -167,27 +181,32 @@ def _blocks(summary: Summary) -> Iterator[str]:
 
 def _rows(found: dict[str, Any]) -> Iterator[list[str]]:
     """Cells of the closing table: a metric, both models, the change."""
-    lines = [
-        ("mean SIS", "mean_sis", ".4f", "mean SIS"),
-        ("agreement", "agreement", ".4f", ""),
-        ("logit instability", "logit_instability", ".4f", "logit instability"),
-        ("confidence", "confidence", ".4f", ""),
-        ("accuracy", "accuracy", ".4f", ""),
-        ("ms an image, batch 1", "latency_ms", ".2f", "latency, batch 1"),
-        (
-            f"ms an image, batch {found['latency_batch']}",
-            "latency_batch_ms",
-            ".2f",
-            f"latency, batch {found['latency_batch']}",
-        ),
-    ]
-    for title, name, form, change in lines:
-        values = [found[name][role] for role in ROLES]
-        if any(value is None or math.isnan(value) for value in values):  # None: read from JSON
+    lead, *others = found["shifts"]
+    lines = {
+        f"logit instability, {lead}": "logit_instability",
+        f"agreement, {lead}": "agreement",
+        f"mean SIS, {lead}": "mean_sis",
+    }
+    for shifts in others:
+        lines[f"logit instability, {shifts}"] = f"logit_instability_{shifts}"
+        lines[f"agreement, {shifts}"] = f"agreement_{shifts}"
+    lines |= {"confidence": "confidence", "accuracy": "accuracy"}
+    lines["latency, batch 1 (ms an image)"] = "latency_ms"
+    lines[f"latency, batch {found['latency_batch']} (ms an image)"] = "latency_batch_ms"
+    for title, name in lines.items():
+        values = [_known(found[name][role]) for role in ROLES]
+        if any(map(math.isnan, values)):
             continue
+        form = ".2f" if name.startswith("latency") else ".4f"
         cells = [format(value, form) for value in values]
+        change = found["changes"].get(title.partition(" (")[0])
         if change:
-            value, low, high = found["changes"][change]
+            value, low, high = map(_known, change)
             yield [title, *cells, f"{number(value, '+.1%')} {interval(low, high, '+.1%')}"]
         else:
             yield [title, *cells, f"{values[1] - values[0]:+{form}}"]
+
+
+def _known(x: float | None) -> float:
+    """JSON has no NaN."""
+    return math.nan if x is None else x
