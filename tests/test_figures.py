@@ -569,7 +569,7 @@ def test_fig9_draws_bands_of_each_model(data):
             np.testing.assert_array_equal(high, rows["high"])
         assert cutoffs(ax) == [0.5]
         assert ax.get_yscale() == "log"
-    assert "95 % bootstrap interval" in words(figure)
+    assert "95 % interval" in words(figure)
 
 
 def test_fig15_lays_the_models_over_each_other(data):
@@ -718,7 +718,7 @@ def test_fig7_draws_means_intervals_and_spread(data):
         ends, _ = whiskers(ax, role, width=0.6)
         np.testing.assert_array_equal(ends.T, [mean - std, mean + std])
     assert ax.get_xlim()[0] <= 0
-    assert "95 % bootstrap interval" in words(figure)
+    assert "95 % interval" in words(figure)
     assert "standard deviation" in words(figure)
 
 

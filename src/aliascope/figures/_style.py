@@ -36,7 +36,7 @@ OFFSET = {"baseline": -0.17, "antialiased": 0.17}
 INK, GREY, PALE = "0.15", "0.4", "0.9"
 SMALL = 7
 FREQUENCY = "frequency (1 = Nyquist)"
-INTERVAL = "95 % bootstrap interval of the mean"
+INTERVAL = "95 % interval of the mean"
 """What the columns `low` and `high` of the study's tables hold."""
 
 _DPI = 300

@@ -40,7 +40,7 @@ def draw(
         names: Of the models, by role.
         caption: Under the figure.
     """
-    note = "Pearson's r with its 95 % bootstrap interval."
+    note = "Pearson's r with its 95 % interval."
     if np.any(values["sis"] == 0):
         note += " Images with SIS 0 lie on the lower edge."
     handles = role_handles(names)

@@ -31,7 +31,7 @@ def draw(table: pd.DataFrame, *, names: Mapping[str, str], caption: str) -> Figu
         names: Of the models, by role.
         caption: Under the figure.
     """
-    note = "Whiskers: 95 % bootstrap interval."
+    note = "Whiskers: 95 % interval."
     shade = Patch(color=PALE, label=f"|r| < {_SMALL}: below {100 * _SMALL**2:g} % of the variance")
     handles = [*role_handles(names), shade]
     figure, ax = row_sheet(pair_labels(table), 0.36, f"{note} {caption}", handles)

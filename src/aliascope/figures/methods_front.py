@@ -42,7 +42,7 @@ def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
         if stage in set(table["stage"])
     ]  # fmt: skip
     handles.append(Line2D([], [], color=COLOUR["antialiased"], linewidth=1.2, label="Pareto front"))
-    note = "Whiskers: 95 % bootstrap intervals."
+    note = "Whiskers: 95 % intervals."
     figure, axes = sheet(PAGE, 2.9, f"{model}. {note} {caption}", handles, shape=(1, 3))
     for ax, (cost, name) in zip(axes.flat, _PANELS, strict=True):
         ax.set(xlabel=labels[cost], ylabel=labels[name])

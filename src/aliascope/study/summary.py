@@ -147,7 +147,7 @@ def _blocks(summary: Summary) -> Iterator[str]:
         kept, n = found["predictions_kept"], found["n"]
         crops = f" ({found['photographs']} photographs)" if found["photographs"] < n else ""
         sample = f"{n} images of {record['study']['images']}{crops}. Changes with 95 % intervals: "
-        sample += "bootstrap over photographs; latency: order statistics over rounds."
+        sample += "over photographs; latency: order statistics over rounds."
         same = f"Both models give the same prediction for {kept:.1%} of the images; paired t-test "
         same += f"of SIS: p = {found['p_paired_of_sis']:.2g}."
         yield wrapped([sample, same])
