@@ -157,8 +157,8 @@ def compare(
     """Compare two models on the same pictures, or two runs, paired by image and by layer.
 
     A and B are model specs, which are measured on --images first, or run directories. Layers are
-    paired by order of execution, or as --map says. Intervals are bootstrapped over photographs;
-    p-values are corrected over layers (Holm).
+    paired by their place, or as --map says. An observation is a photograph; p-values are corrected
+    over layers (Holm).
     """
     pairs = assignments(layer_map) or None
     options = {"out": out, "weights": weights, "precision": precision, "device": device}
