@@ -150,8 +150,8 @@ def methods(
     """List the anti-aliased downsamplers, or with --measure compare them on a model.
 
     The list: paper, learned parameters and cost of one layer at stride 2 on a map of 64 × 56 × 56,
-    and which shifts are exact. The comparison: stability, predictions kept, cost, zero-shot and
-    with --recalibrate after batch-norm recalibration.
+    and which shifts are exact. The comparison: stability under crop and other
+    shifts, predictions kept, cost, zero-shot and with --recalibrate after batch-norm recalibration.
     """
     if measure is not None:
         with interruptible(kept=out is not None):
