@@ -8,6 +8,7 @@ import copy
 import io
 import warnings
 
+import jaxtyping
 import pytest
 import timm
 import torch
@@ -731,11 +732,12 @@ class TestSurvival:
             converted(x)
         assert torch.equal(found, tapped.inputs["features.denseblock2"])
 
-    @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
     @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
     @pytest.mark.parametrize("method", ["aps", "lps"])
-    def test_the_graph_of_torch_jit(self, method):
+    def test_the_graph_of_torch_jit(self, method, monkeypatch):
         """Which component is kept is part of the graph: another image, another one."""
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # sides are tensors there
         net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2)).eval()
         converted = antialias(net, method, size=1, padding="circular", example=image(16))
         traced = torch.jit.trace(converted, image(16))
@@ -930,11 +932,8 @@ class TestPolyphase:
         class Heads(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.stem, self.pool, self.heads = (
-                    conv_block(3, 8),
-                    nn.MaxPool2d(2),
-                    nn.MaxPool2d(2),
-                )
+                self.stem = conv_block(3, 8)
+                self.pool, self.heads = nn.MaxPool2d(2), nn.MaxPool2d(2)
 
             def forward(self, x):
                 x = self.stem(x)

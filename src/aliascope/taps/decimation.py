@@ -32,19 +32,8 @@ _ACTIVATIONS = frozenset(
 _ACTIVATION_WORDS = ("relu", "swish", "silu", "elu", "mish", "activation", "sigmoid", "tanh")
 _POINTWISE = frozenset(
     {"mul", "__mul__", "__rmul__", "add", "__add__", "__radd__", "sub", "__sub__", "__rsub__"}
-    | {
-        "div",
-        "__truediv__",
-        "exp",
-        "log",
-        "pow",
-        "permute",
-        "contiguous",
-        "to",
-        "float",
-        "view",
-        "view_as",
-    }
+    | {"div", "__truediv__", "exp", "log", "pow", "permute", "contiguous", "to", "float", "view"}
+    | {"view_as"}
 )
 """What else a module may compute that is an activation or a norm as a whole."""
 _IDLE = frozenset({"dropout", "dropout2d", "feature_dropout", "float", "to", "contiguous"})
