@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
@@ -17,9 +18,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from aliascope.taps import evaluating
 from aliascope.taps.sampling import tensors_in
 
-_CONVOLUTIONS = ("torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dSame")
-_NORMS = ("torch.nn.modules.batchnorm.BatchNorm2d", "timm.layers.norm_act.BatchNormAct2d")
-"""By name: timm takes seconds to import and may not be needed."""
 _TOLERANCE = 1e-4
 """Of the outputs, as a share of their norm."""
 
@@ -186,8 +184,12 @@ def _is_plain(module: nn.Module) -> bool:
 
     Hooks and subclasses (a convolution that standardises its weights, say) may do more.
     """
-    name = f"{type(module).__module__}.{type(module).__qualname__}"
-    known = name in _CONVOLUTIONS or (name in _NORMS and module.running_mean is not None)
+    # A network holds none of timm's layers unless they have been imported, which takes seconds.
+    timm: Any = sys.modules.get("timm.layers")
+    convolutions = {nn.Conv2d, getattr(timm, "Conv2dSame", None)}
+    norms = {nn.BatchNorm2d, getattr(timm, "BatchNormAct2d", None)}
+    statistics = type(module) in norms and module.running_mean is not None
+    known = type(module) in convolutions or statistics
     return known and not (module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001
 
 

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from aliascope.antialias import Recipe, antialias
+from aliascope.antialias.flops import counted
 from aliascope.errors import AliascopeError, ModelError
 from aliascope.files import Result, file_name, plain, write_file
 from aliascope.finetune import recalibrate
@@ -244,14 +244,13 @@ def _cost(module: nn.Module, example: Tensor) -> dict[str, float]:
     """FLOPs and the peak of memory of one forward at batch 1, weights not counted."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports each start and stop on stderr
     with evaluating(module):
-        with FlopCounterMode(display=False) as counter:
-            module(example)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             module(example)
+    _, flops = counted(module, example)
     events: Any = profiled.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
     held = np.cumsum([nbytes for _, nbytes in sorted(changes)])
-    return {"mflops": counter.get_total_flops() / 1e6, "memory_mb": held.max(initial=0) / 1e6}
+    return {"mflops": flops[""] / 1e6, "memory_mb": held.max(initial=0) / 1e6}
 
 
 def _sampled(version: LoadedModel, images: str | Path, limit: int | None) -> float:

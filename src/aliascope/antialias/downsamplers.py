@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from aliascope.antialias.flops import counted
 from aliascope.layers import LAYERS
 from aliascope.layers.wavelet import delay
 
@@ -52,15 +52,14 @@ def available_methods() -> list[Method]:
 
 def _described(name: str) -> Method:
     layer = downsampler(name, 64, (2, 2)).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        layer(torch.zeros(1, 64, 56, 56))
+    _, flops = counted(layer, torch.zeros(1, 64, 56, 56))
     return Method(
         name,
         type(layer).__name__,
         _source(type(layer)),
         sum(parameter.numel() for parameter in layer.parameters()),
         _EXACT_UNDER[name],
-        round(counter.get_total_flops() / 1e6, 2),
+        round(flops[""] / 1e6, 2),
     )
 
 

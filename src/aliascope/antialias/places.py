@@ -4,6 +4,7 @@ All of it is read off the data flow of one forward; nothing is changed here.
 """
 
 import math
+import sys
 from collections import defaultdict
 from typing import Any, Literal, NamedTuple
 
@@ -239,10 +240,9 @@ def _phase(module: Any, layer: StridedLayer) -> tuple[int, int]:
 
 
 def _pads_as_tensorflow(module: nn.Module) -> bool:
-    known = {"Conv2dSame": "conv2d_same", "MaxPool2dSame": "pool2d_same"}
-    known |= {"AvgPool2dSame": "pool2d_same"}
-    file = known.get(type(module).__name__)
-    return type(module).__module__ == f"timm.layers.{file}"
+    # A network holds none of timm's pools unless they have been imported, which takes seconds.
+    timm: Any = sys.modules.get("timm.layers.pool2d_same")
+    return timm is not None and type(module).forward is timm.AvgPool2dSame.forward
 
 
 def _same_padding(
