@@ -243,9 +243,9 @@ def _stability(circular: Run, crop: Run, original: Run) -> dict[str, float]:
 def _cost(module: nn.Module, example: Tensor) -> dict[str, float]:
     """FLOPs and the peak of memory of one forward at batch 1, weights not counted."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports each start and stop on stderr
-    with evaluating(module):
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            module(example)
+    memory = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with evaluating(module), memory as profiled:
+        module(example)
     _, flops = counted(module, example)
     events: Any = profiled.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
