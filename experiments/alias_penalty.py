@@ -24,7 +24,7 @@ TRIED = {
     "alias_penalty 10": {"alias_penalty": 10},
     "alias_penalty 100": {"alias_penalty": 100},
 }
-FIGURES = ["correct", "sis", "logit_instability", "agreement", "confidence", "avr_box"]
+FIGURES = ["correct", "sis", "logit_instability", "agreement", "confidence", "alias_share"]
 
 
 def main():

@@ -9,13 +9,14 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+import torch
 from embedded_pair import BASE, parted
-from judge_pair import figures, same, seen
+from judge_pair import seen
 
 from aliascope import load_model
 from aliascope.finetune.losses import distillation
 from aliascope.layers import BlurPool, IdealPool
-from aliascope.stability import matched_instability
+from aliascope.stability import matched_instability, stability
 
 OUT = Path(__file__).parents[1] / "docs" / "studies" / "pair" / "search.csv"
 RECIPES = ("blurpool:2", "blurpool:3", "blurpool:3:stem", "blurpool:4", "wavelet:db2")
@@ -36,15 +37,25 @@ def main():
     models |= {f"ideal, place {k + 1} alone": alone(k) for k in range(PLACES)}
     rows, before, sure = [], None, None
     for name, model in models.items():
-        items, circular, crop = seen(model, entries)
-        table = figures(circular, crop, items)
+        items, circular = seen(model, entries, "circular")
+        _, crop = seen(model, entries, "crop")
+        each = stability(circular)
         if before is None:
-            before, sure = circular, table["confidence"].mean()
-        row = {"variant": name} | table.mean().to_dict()
-        row["SIS at equal confidence"] = matched_instability(circular, sure)[0].mean().item()
-        row["as the original"] = same(before, circular).mean()
-        row["KL"] = distillation(circular[0], before[0]).item()
-        rows.append(row)
+            before, sure = circular, each["confidence"].mean().item()
+        truth = torch.tensor([item.entry.label for item in items])
+        row = {
+            "top-1": each["prediction"].eq(truth),
+            "SIS": each["sis"],
+            "logit instability": each["logit_instability"],
+            "agreement": each["agreement"],
+            "agreement, crop": stability(crop)["agreement"],
+            "confidence": each["confidence"],
+            "SIS at equal confidence": matched_instability(circular, sure)[0],
+            "as the original": each["prediction"].eq(before[0].argmax(-1)),
+        }
+        means = {figure: column.double().mean().item() for figure, column in row.items()}
+        kl = distillation(circular[0], before[0]).item()
+        rows.append({"variant": name} | means | {"KL": kl})
         print(pd.DataFrame(rows[-1:]).round(4).to_string(), flush=True)
     pd.DataFrame(rows).to_csv(OUT, index=False)
 

@@ -1,10 +1,30 @@
 import os
+from pathlib import Path
 
 import hypothesis
+import pytest
 import torch
+
+PUBLISHED = Path(__file__).parents[2] / "shared" / "data"
+MISSING = "needs the data of the published figures"
 
 # Two shared cores make single timings meaningless; no test asserts one.
 hypothesis.settings.register_profile("aliascope", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("aliascope")
 # Each of several workers has one core to itself.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture
+def published():
+    """The folder of the photographs that the published figures are of, beside the checkout."""
+    if not PUBLISHED.is_dir():
+        pytest.skip(MISSING)
+    return PUBLISHED
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line for the tests that only run where that data is."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if count := sum(MISSING in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(f"{count} skipped: {MISSING} in {PUBLISHED}")

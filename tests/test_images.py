@@ -22,7 +22,6 @@ import torch
 from aliascope.errors import ImageError
 from aliascope.images import MAX_PIXELS, decode, labels_fit, open_images, photos
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
 
 
@@ -1061,12 +1060,9 @@ class TestPhotos:
             open_images("photos")
 
 
-@pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the shared photographs are not beside the checkout"
-)
 class TestSharedPhotographs:
-    def test_stl10(self):
-        source = open_images(SHARED / "stl10_test_first1000")
+    def test_stl10(self, published):
+        source = open_images(published / "stl10_test_first1000")
         images = [(image.pixels.shape, image.label, image.note) for image in source]
         assert len(images) == 1000
         assert {shape for shape, _, _ in images} == {(3, 96, 96)}
@@ -1075,7 +1071,7 @@ class TestSharedPhotographs:
         assert {note for _, _, note in images} == {""}
         assert source.classes == 10
 
-    def test_imagenet(self):
-        source = open_images(SHARED / "imagenet_1000", limit=3)
+    def test_imagenet(self, published):
+        source = open_images(published / "imagenet_1000", limit=3)
         assert next((image.id, image.label) for image in source) == ("n01440764.jpg", 0)
         assert (source.classes, source.count) == (1000, 3)

@@ -1,6 +1,5 @@
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,6 @@ from aliascope.preprocessing import Preprocessing
 from aliascope.spectra import AVR_VARIANTS
 
 SMALL = Preprocessing(resize=(32, 32), crop=(32, 32))
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 class Net(nn.Module):
@@ -401,13 +399,10 @@ class TestBatchSize:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the shared photographs are not beside the checkout"
-)
-def test_the_input_of_conv1_on_stl10_aliases_as_published():
+def test_the_input_of_conv1_on_stl10_aliases_as_published(published):
     run = measure(
         "timm:resnet50",
-        SHARED / "stl10_test_first1000",
+        published / "stl10_test_first1000",
         weights="random",
         preprocess="resize224",
         ops="conv",
@@ -418,10 +413,7 @@ def test_the_input_of_conv1_on_stl10_aliases_as_published():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the shared photographs are not beside the checkout"
-)
-def test_lite0_on_the_thousand_imagenet_photographs():
-    run = measure("efficientnet_lite0", SHARED / "imagenet_1000", device="cpu")
+def test_lite0_on_the_thousand_imagenet_photographs(published):
+    run = measure("efficientnet_lite0", published / "imagenet_1000", device="cpu")
     assert run.images.correct.mean() == pytest.approx(0.88, abs=0.005)
     assert run.images.sis.mean() == pytest.approx(0.0073, abs=2e-4)

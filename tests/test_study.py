@@ -3,7 +3,6 @@
 import json
 import sys
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -590,19 +589,23 @@ def test_the_command_line(material, tmp_path, monkeypatch, capsys, undrawn):
     assert "unknown phase 9" in capsys.readouterr().err
 
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_a_time_below_nothing_leaves_no_study_behind(tmp_path, seconds):
+    """Nor a study.json that would refuse the same command, put right."""
+    with pytest.raises(RunError, match=rf"latency_seconds must be at least 0, got {seconds:g}"):
+        run_study(out=tmp_path / "out", latency_seconds=seconds)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="the STL-10 images are not here")
 @pytest.mark.timeout(1800)
-def test_the_published_protocol_runs_through(tmp_path):
+def test_the_published_protocol_runs_through(tmp_path, published):
     pytest.importorskip("antialiased_cnns")
     summary = run_study(
         "paper",
         out=tmp_path / "paper",
         weights="random",
-        images=str(SHARED / "stl10_test_first1000"),
+        images=str(published / "stl10_test_first1000"),
         limit=50,
         class_map="stl10",
         latency_seconds=0.0,

@@ -17,6 +17,7 @@ from aliascope.tradeoffs import compare_methods
 
 _RECIPE = defaults_of(aliascope.Recipe)
 _FINETUNE = defaults_of(aliascope.finetune)
+_SETTINGS = defaults_of(aliascope.FinetuneSettings)
 _METHODS = defaults_of(compare_methods)
 
 
@@ -63,9 +64,9 @@ def antialias(
     steps: Annotated[
         int,
         typer.Option(
-            min=1, metavar="N", help=f"Train for so many steps of {_FINETUNE.batch_size} pictures."
+            min=1, metavar="N", help=f"Train for so many steps of {_SETTINGS.batch_size} pictures."
         ),
-    ] = _FINETUNE.steps,
+    ] = _SETTINGS.steps,
     holdout: Annotated[
         str,
         typer.Option(

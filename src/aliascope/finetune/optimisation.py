@@ -14,9 +14,10 @@ def rate_at(step: int, settings: FinetuneSettings) -> float:
 
     peak · (step + 1) / warmup, then peak · (1 + cos(π (step − warmup) / (steps − warmup))) / 2
     """
-    if step < settings.warmup:
-        return settings.learning_rate * (step + 1) / settings.warmup
-    progress = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
+    warmup = settings.warmup or 0
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(settings.steps - warmup, 1)
     return settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -53,7 +53,7 @@ class Training:
             raise ModelError(f"{student.spec} has no parameter that requires a gradient")
         self.objective = Objective(
             Runner(module, settings.precision, features, layers),
-            Runner(self.guide, settings.teacher_precision, features),
+            Runner(self.guide, settings.teacher_precision or settings.precision, features),
             settings,
             preprocessing,
         )

@@ -88,7 +88,8 @@ def settings_of(preset: str, **overrides: Any) -> StudySettings:
     the preset's baseline.
 
     Raises:
-        RunError: no such preset or class map, a sweep of no frequencies, or no shifts.
+        RunError: no such preset or class map, a sweep of no frequencies, no shifts, or negative
+            seconds.
 
     >>> settings_of("embedded", limit=8).limit
     8
@@ -108,6 +109,11 @@ def settings_of(preset: str, **overrides: Any) -> StudySettings:
         )
     if settings.sweep < 1:
         raise RunError(f"a sweep of {settings.sweep} frequencies measures nothing; give at least 1")
+    if not settings.latency_seconds >= 0:
+        raise RunError(
+            f"latency_seconds must be at least 0, got {settings.latency_seconds:g}: give the "
+            "seconds to time each batch size for"
+        )
     if not settings.shifts:
         raise RunError("no shifts measure no stability; give crop, native or circular")
     return settings
