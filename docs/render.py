@@ -109,23 +109,51 @@ def published(study):
 
 
 def judged(study):
+    """How the pair does on each set of photographs: a row a figure, a column a set."""
     rows = pd.read_csv(study / "judged.csv")
-    shares = rows["figure"].isin(["top-1", "confidence", "as the original"])
-    shares |= rows["figure"].str.startswith("agreement")
-    moved = [
-        f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]"
-        if share
-        else f"{row.change:+.1%} [{row.change_low:+.1%}, {row.change_high:+.1%}]"
-        for share, row in zip(shares, rows.itertuples(), strict=True)
+    sets = list(dict.fromkeys(rows["set"]))
+    return _by_set(rows, list(dict.fromkeys(rows["figure"])), sets)
+
+
+def verdict(study):
+    """What the repair buys and costs, on the photographs that say most."""
+    rows = pd.read_csv(study / "judged.csv")
+    figures = ["top-1", "as the original"]
+    figures += [f"logit instability, {shifts}" for shifts in ("crop", "native", "circular")]
+    figures += ["agreement, crop", "SIS at equal confidence, crop"]
+    shown = _by_set(rows, figures, ["embedded", "held-out", "unused, ImageNet validation"])
+    record = json.loads((studies() / "embedded" / "summary.json").read_text())
+    cost = [
+        f"{change:+.0%} {limits(low, high, '+.0%')} at {title.partition(', ')[2]}"
+        for title, (change, low, high) in record["headline"]["changes"].items()
+        if title.startswith("latency")
     ]
-    cells = {
-        "photographs": rows["images"].astype(str) + " " + rows["set"],
-        "figure": rows["figure"],
-        "original": [f"{x:.4f}" for x in rows["mean_a"]],
-        "repaired": [f"{x:.4f}" for x in rows["mean_b"]],
-        "change": moved,
-    }
+    return f"{shown}\n\nIt takes longer: {', '.join(cost)} ({record['hardware']})."
+
+
+def _by_set(rows, figures, sets):
+    cells = {"": figures}
+    for name in sets:
+        own = rows[rows["set"] == name].set_index("figure").reindex(figures)
+        cells[f"{own['images'].max():.0f} {name}"] = [_moved(row) for row in own.itertuples()]
     return markdown(cells)
+
+
+def _moved(row):
+    """Before, after, and the change: of shares in points, of others in percent."""
+    if pd.isna(row.mean_a):
+        return "–"
+    share = row.Index in ("top-1", "confidence", "as the original")
+    share |= row.Index.startswith("agreement")
+    digits = 3 if share else 4
+    change, low, high = (
+        (row.difference, row.low, row.high)
+        if share
+        else (row.change, row.change_low, row.change_high)
+    )
+    form = "+.3f" if share else "+.0%"
+    means = f"{row.mean_a:.{digits}f} → {row.mean_b:.{digits}f}"
+    return f"{means}, {change:{form}} {limits(low, high, form)}"
 
 
 def search(study):
@@ -175,7 +203,8 @@ def plain(values):
     ]
 
 
-_MAKERS = (headline, layers, correlation, published, judged, search, training, penalty, methods)
+_MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
+_MAKERS += (penalty, methods)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 

@@ -3,8 +3,9 @@
     python experiments/judge_pair.py IMAGENET PHOTOS [MODEL]
 
 The folders are those of embedded_pair.py: the held-out fourth of IMAGENET, the unused fifteenth of
-PHOTOS, and for comparison some that were trained on. Writes docs/studies/pair/judged.csv: for each
-set and figure the mean of both, their change and its 95 % interval over photographs.
+PHOTOS, the embedded ones, and for comparison some that were trained on. Writes
+docs/studies/pair/judged.csv: for each set and figure the mean of both, their change and its 95 %
+interval over photographs.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def main():
     labelled = list(open_images(given.imagenet).entries())
     unused = list(open_images(given.photos).entries())[14::15]
     sets = {
+        "embedded": list(open_images("photos").entries()),
         "held-out": labelled[::4],
         "trained on": [entry for i, entry in enumerate(labelled) if i % 4][::3],
         "unused": unused,
