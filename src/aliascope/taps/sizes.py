@@ -95,7 +95,7 @@ def map_sides(x: Tensor, grid: Grid, images: int) -> Sides | None:
 
 def made_sides(function: str, x: Tensor, y: Tensor, grid: Grid, images: int) -> Sides | None:
     """Rows and columns of a map that a function made on the grid of what it read."""
-    if len(x) > images or x.ndim != 4 or y.ndim != 4:
+    if x.ndim != 4 or y.ndim != 4 or len(x) > images:
         return None
     if function in _ON_MAPS:
         return y.shape[2], y.shape[3]
