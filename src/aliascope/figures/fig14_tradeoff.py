@@ -1,6 +1,7 @@
 """What anti-aliasing buys and costs: stability against latency, and the change of each metric."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -49,7 +50,8 @@ def draw(
     lower = 0.24 * len(effects) + 0.5
     figure, ((whole,),) = sheet(PAGE, 2.1 + lower, f"{note} {caption}", role_handles(names))
     whole.remove()
-    above, below = figure.subfigures(2, 1, height_ratios=(2.1, lower))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(2.1, lower))
+    above, below = parts
     axes = above.subplots(1, len(_PANELS))
     table = table.dropna(subset="latency_ms")
     ends = {end: 1 - table[f"agreement{end}"] for end in ("", "_low", "_high")}

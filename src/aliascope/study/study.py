@@ -207,7 +207,7 @@ class Study:
     @cached_property
     def moved(self) -> dict[Border, dict[str, Run]]:
         """Other shifts → role → its run, of the pair alone."""
-        found = {
+        found: dict[Border, dict[str, Run]] = {
             shifts: {role: self._measured(role, shifts) for role in ROLES}
             for shifts in self.shifts[1:]
         }
