@@ -48,5 +48,5 @@ def draw(table: pd.DataFrame, *, names: Mapping[str, str], caption: str) -> Figu
             ax.plot(own["control_difference"], rows, linewidth=0, **CONTROL)
         for row, value in zip(rows, change, strict=True):
             note_row(ax, row, signed(value, 3), 33, ha="right", size=SMALL)
-        ax.set_xlabel(f"change of the mean {METRICS[variant]}\n(left of 0: less aliasing)")
+        ax.set_xlabel(f"change of the mean\n{METRICS[variant]}\n(left of 0: less aliasing)")
     return figure
