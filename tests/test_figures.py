@@ -917,7 +917,7 @@ def test_fig10_draws_every_image_of_both_models(data):
         written = [text.get_text() for text in ax.get_legend().get_texts()]
         for text, role in zip(written, ROLES, strict=True):
             r, low, high = (row[f"{role}_r{suffix}{end}"] for end in ("", "_low", "_high"))
-            assert text.replace("−", "-") == f"r = {r:+.2f} [{low:+.2f}, {high:+.2f}]"
+            assert text.replace("−", "-") == f"r = {r:+z.2f} [{low:+z.2f}, {high:+z.2f}]"
         assert ax.get_yscale() == "log"
     named = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
     assert list(dict.fromkeys(named)) == ["SIS", "logit instability"]

@@ -246,8 +246,17 @@ def test_the_published_reading_says_what_it_is(material, tmp_path, undrawn):
         assert said in figures[name]["caption"]
 
 
+def test_native_shifts_of_small_pictures_are_not_measured_twice(material, tmp_path):
+    study = Study(settings_of("embedded", **options(material, preprocess="model")), tmp_path)
+    assert study.shifts == ("crop", "circular")
+    assert any("native shifts are crop shifts" in text for text in study.notices)
+
+
 def test_crop_shifts_lead_and_others_stand_beside(material, tmp_path, undrawn):
-    chosen = options(material, preprocess="model", limit=4)
+    (tmp_path / "large").mkdir()
+    for path in sorted((material / "pictures").iterdir())[:4]:
+        Image.open(path).resize((300, 300)).save(tmp_path / "large" / path.name)
+    chosen = options(material, preprocess="model", images=str(tmp_path / "large"))
     summary = run_study(out=tmp_path / "out", phases=[5], **chosen)
     assert summary.failed == {}
     runs = {path.name: Run.open(path) for path in (tmp_path / "out" / "runs").iterdir()}
@@ -414,7 +423,8 @@ def test_figures_only_says_what_is_missing(tmp_path, material):
     run_study(out=out, phases=[1], **options(material))
     record = json.loads((out / "summary.json").read_text())
     assert record["phases"] == {"1": "complete", "2": "complete"}
-    assert "phase1_layerwise_avr.csv is missing" in failed["1"]
+    assert "results/data/phase1" in failed["1"]
+    assert "is missing" in failed["1"]
 
 
 @pytest.mark.parametrize("phase", TABLES)
@@ -546,6 +556,8 @@ def test_the_published_figures_stand_beside_ours(tmp_path):
         pd.DataFrame({"layer_name": layers, "variant": "avr", "t_statistic": 1.0}).assign(
             baseline_mean=0.5, baseline_std=0.1, antialiased_mean=0.25, antialiased_std=0.1
         ),
+        caption="",
+        runs=[],
     )
     rows = {row["figure"]: row for row in published(study)}
     assert len(rows) == 7 * 5

@@ -35,7 +35,7 @@ from aliascope.images import ImageSource, open_images
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
 from aliascope.pairing import pair_layers, reads_alike
-from aliascope.preprocessing import AS_CROP, RESIZE_224, Preprocessing
+from aliascope.preprocessing import AS_CROP, RESIZE_224, Preprocessing, native_views
 from aliascope.records import Progress, StridedLayer
 from aliascope.shifts import Border
 from aliascope.spectra import power_spectrum
@@ -147,7 +147,19 @@ class Study:
                     "tear the border and flatter a repair"
                 )
             return ("circular",)
-        return self.settings.shifts
+        asked = self.settings.shifts
+        if {"native", "crop"} <= {*asked} and not self._shrinks():
+            self.notices.append(
+                "no picture is larger than the network's frame: native shifts are crop shifts, and "
+                "not measured again"
+            )
+            return tuple(shifts for shifts in asked if shifts != "native")
+        return asked
+
+    def _shrinks(self) -> bool:
+        """Whether there is a picture that the resize makes smaller."""
+        views = (native_views(self.preprocessing, image.pixels) for image in self.source())
+        return any(note != AS_CROP for _, note in views)
 
     @cached_property
     def instruments(self) -> dict[str, Instrument]:
@@ -207,17 +219,10 @@ class Study:
     @cached_property
     def moved(self) -> dict[Border, dict[str, Run]]:
         """Other shifts → role → its run, of the pair alone."""
-        found: dict[Border, dict[str, Run]] = {
+        return {
             shifts: {role: self._measured(role, shifts) for role in ROLES}
             for shifts in self.shifts[1:]
         }
-        if "native" in found and "crop" in self.shifts:
-            notes = found["native"][BASELINE].images["note"]
-            if notes.str.contains(AS_CROP, regex=False).all():
-                self.notices.append(
-                    "no picture is larger than the network's frame: native shifts are crop shifts"
-                )
-        return found
 
     def run_names(self, *, moved: bool = False) -> list[str]:
         """The directories of the runs, within that of the study."""
