@@ -209,7 +209,7 @@ def row_sheet(
     """
     broken = [_break_names(label) for label in labels]
     row = max(row, 0.13 * max(label.count("\n") + 1 for label in broken) + 0.08)
-    figure, ((ax,),) = sheet(COLUMN, row * len(labels) + 0.5, caption, handles)
+    figure, ((ax,),) = sheet(COLUMN, max(row * len(labels) + 0.5, 1.2), caption, handles)
     name_rows(ax, broken)
     return figure, ax
 
@@ -223,7 +223,7 @@ def row_panels(
         return figure, [ax]
     broken = [_break_names(label) for label in labels]
     row = max(row, 0.13 * max(label.count("\n") + 1 for label in broken) + 0.08)
-    height = max(row * len(labels) + 0.5, 1.2)
+    height = row * len(labels) + 0.5
     figure, axes = sheet(PAGE, height, caption, handles, shape=(1, count), sharey=True)
     for ax in axes.flat:
         name_rows(ax, broken)
