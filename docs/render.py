@@ -131,11 +131,20 @@ def verdict(study):
     return f"{shown}\n\nIt takes longer: {', '.join(cost)} ({record['hardware']})."
 
 
+_SETS = {
+    "embedded": "crops of the 17 embedded photographs",
+    "held-out": "held-out ImageNet training photographs",
+    "trained on": "that it was trained on",
+    "unused": "unused photographs",
+    "unused, ImageNet validation": "of these, ImageNet validation",
+}
+
+
 def _by_set(rows, figures, sets):
-    cells = {"": figures}
+    cells = {"": [x.replace("as the original", "answers as the original") for x in figures]}
     for name in sets:
         own = rows[rows["set"] == name].set_index("figure").reindex(figures)
-        cells[f"{own['images'].max():.0f} {name}"] = [_moved(row) for row in own.itertuples()]
+        cells[f"{own['images'].max():.0f} {_SETS[name]}"] = [_moved(row) for row in own.itertuples()]
     return markdown(cells)
 
 
