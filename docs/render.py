@@ -144,7 +144,9 @@ def _by_set(rows, figures, sets):
     cells = {"": [x.replace("as the original", "answers as the original") for x in figures]}
     for name in sets:
         own = rows[rows["set"] == name].set_index("figure").reindex(figures)
-        cells[f"{own['images'].max():.0f} {_SETS[name]}"] = [_moved(row) for row in own.itertuples()]
+        cells[f"{own['images'].max():.0f} {_SETS[name]}"] = [
+            _moved(row) for row in own.itertuples()
+        ]
     return markdown(cells)
 
 

@@ -605,3 +605,12 @@ def test_single_photograph_prints_dashes():
     comparison = compare(make({"sis": [0.1, 0.2]}), make({"sis": [0.1, 0.1]}))
     assert re.search(r"-0\.0500 +– +-33\.3% +– +– +–\n", str(comparison))
     assert "a single photograph gives neither intervals nor paired tests" in comparison.notices
+
+
+def test_what_a_run_had_to_assume_is_told_once():
+    with RunWriter(None, {"model": "a"}, [], {}) as writer:
+        ids = ["cat", "cup", "sea"]
+        writer.add({"image_id": ids, "group": ids, "sis": [0.1, 0.2, 0.3]}, {})
+        writer.notice("the transform is assumed")
+        run = writer.finish()
+    assert compare(run, run).notices.count("the transform is assumed") == 1

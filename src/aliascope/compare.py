@@ -231,6 +231,7 @@ def _notices(
 ) -> Iterator[str]:
     yield from _unchanged(images, layers)
     yield from _sample(a, b, groups)
+    yield from dict.fromkeys([*a.notices, *b.notices])
     here, there = _settings(a), _settings(b)
     for name in here | there:
         if here.get(name) != there.get(name):
