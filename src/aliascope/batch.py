@@ -132,7 +132,7 @@ def prepare(
     if border is None:
         border = "crop" if preprocessing.room else "circular"
         if not preprocessing.room:
-            notices.append("the crop is all of the resized picture: shifts are circular, not of it")
+            notices.append("the crop takes all of the resized picture: shifts are circular")
     if border == "crop":
         preprocessing = preprocessing.widened(1)
     chosen = tuple(layer for layer in layers if ops == "all" or layer.kind in _CONV_KINDS)
