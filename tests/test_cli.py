@@ -24,7 +24,7 @@ from aliascope.layers import Padding, Wavelet
 from aliascope.preprocessing import PreprocessingName
 from aliascope.runtime import Precision
 from aliascope.shifts import Border
-from aliascope.tradeoffs import compare_methods
+from aliascope.study.tradeoffs import compare_methods
 
 COMMANDS = get_command(app).commands
 VERBS = sorted(COMMANDS)

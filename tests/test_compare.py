@@ -10,9 +10,9 @@ from torch import nn
 
 from aliascope import Preprocessing, antialias, conversion_of, load_model, strided_layers
 from aliascope.compare import Comparison, compare
+from aliascope.compare.pairing import pair_layers
 from aliascope.errors import RunError
 from aliascope.latency import Latency
-from aliascope.pairing import pair_layers
 from aliascope.records import StridedLayer
 from aliascope.spectra import AVR_VARIANTS
 from aliascope.statistics import Estimate, holm, paired

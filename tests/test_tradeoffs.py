@@ -15,7 +15,7 @@ from aliascope.figures.methods_front import draw
 from aliascope.models import load_model
 from aliascope.statistics import pareto
 from aliascope.store import Run
-from aliascope.tradeoffs import SHIFTS, Tradeoffs, compare_methods
+from aliascope.study.tradeoffs import SHIFTS, Tradeoffs, compare_methods
 
 pytestmark = pytest.mark.xdist_group("methods")  # one worker makes what all share
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     for i in range(8):
         coarse = rng.integers(0, 256, (40 + 20 * i, 40 + 20 * i, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((256, 256)).save(path / f"{i}.png")
+        Image.fromarray(coarse).resize((300, 300)).save(path / f"{i}.png")
     path.with_name("pictures.csv").write_text(
         "file,label\n" + "\n".join(f"{i}.png,{i % 4}" for i in range(8))
     )

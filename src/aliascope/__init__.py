@@ -1,14 +1,13 @@
 """Measure how much a network aliases when it downsamples, and what that does to its predictions.
 
 errors records text files runtime layers   what travels, and the downsamplers, each from its paper
-→ spectra shifts statistics synthetic
-  pairing                                  pure functions
+→ spectra shifts statistics synthetic      pure functions
 → images preprocessing taps                pictures in; where a network samples, and what
 → stability fusion antialias               from logits to figures; from a network to a repaired one
 → models                                   a spec → a network ready to run
 → batch store                              the one batch function; the run directory
 → measure latency compare finetune         the arms
-→ figures study tradeoffs                  published protocol; all methods on one table
+→ figures study                            published protocol; all methods on one table
 → cli
 
 >>> import aliascope

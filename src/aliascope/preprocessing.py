@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import MAX_PIXELS
-from aliascope.shifts import ONE_PIXEL, Shift, cropped_views, largest, windows
+from aliascope.shifts import ONE_PIXEL, Border, Shift, cropped_views, largest, windows
 
 PreprocessingName = Literal["model", "resize224"]
 """The model's own evaluation transform, or `RESIZE_224`."""
@@ -199,11 +199,8 @@ def native_views(
     (torch.Size([5, 3, 224, 224]), '')
     """
     margin = largest(plan)
-    height, width = (side - 2 * margin for side in pixels.shape[-2:])
-    if min(height, width) > 0:
-        rows, columns = preprocessing.resized(height, width)
-        if rows < height and columns < width:
-            return torch.stack([preprocessing(window) for window in windows(pixels, plan)]), ""
+    if _shrunk(preprocessing, pixels, margin):
+        return torch.stack([preprocessing(window) for window in windows(pixels, plan)]), ""
     try:
         wide = preprocessing.widened(margin)
     except ModelError:
@@ -212,6 +209,43 @@ def native_views(
             "all of that, so the picture cannot move; choose circular shifts"
         ) from None
     return cropped_views(wide(pixels)[None], plan), AS_CROP
+
+
+def _shrunk(preprocessing: Preprocessing, pixels: Tensor, margin: int) -> bool:
+    """Whether the resize makes the picture smaller, without so many pixels on each side."""
+    height, width = (side - 2 * margin for side in pixels.shape[-2:])
+    if min(height, width) < 1:
+        return False
+    rows, columns = preprocessing.resized(height, width)
+    return rows < height and columns < width
+
+
+def possible_shifts(
+    asked: Sequence[Border], preprocessing: Preprocessing, pictures: Iterable[Tensor]
+) -> tuple[tuple[Border, ...], str]:
+    """Those of the asked shifts that are different ones here, and why others are left out, or "".
+
+    Args:
+        asked: the leading ones first.
+        preprocessing: not widened.
+        pictures: (C, H, W) as decoded; looked at no further than the first that is shrunk.
+
+    >>> possible_shifts(("crop", "native"), RESIZE_224, [])[0]
+    ('circular',)
+    """
+    if not preprocessing.room:
+        if tuple(asked) == ("circular",):
+            return ("circular",), ""
+        return ("circular",), (
+            "the crop takes all of the resized picture: no shifts but circular ones, which tear "
+            "the border and flatter a repair"
+        )
+    if {"native", "crop"} <= {*asked} and not any(_shrunk(preprocessing, x, 1) for x in pictures):
+        return tuple(shifts for shifts in asked if shifts != "native"), (
+            "no picture is larger than the network's frame: native shifts are crop shifts, and not "
+            "measured again"
+        )
+    return tuple(asked), ""
 
 
 RESIZE_224 = Preprocessing(resize=(224, 224), crop=(224, 224))

@@ -12,8 +12,8 @@ from aliascope.cli.options import Device, Json, Limit, Model, Weights, defaults_
 from aliascope.cli.output import interruptible, print_json, progress, show
 from aliascope.layers import Padding, Wavelet
 from aliascope.models import check_name
+from aliascope.study.tradeoffs import compare_methods
 from aliascope.text import columns
-from aliascope.tradeoffs import compare_methods
 
 _RECIPE = defaults_of(aliascope.Recipe)
 _FINETUNE = defaults_of(aliascope.finetune)

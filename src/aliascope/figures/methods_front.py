@@ -16,13 +16,13 @@ _STAGES = {
 }
 _LABELS = {
     "latency_ratio": "latency, ratio to the original",
-    "logit_instability_crop": "logit instability (less is more stable)",
+    "instability": "logit instability (less is more stable)",
     "disagreement": "disagreement of the views",
 }
 _PANELS = (
-    ("latency_ratio", "logit_instability_crop"),
+    ("latency_ratio", "instability"),
     ("latency_ratio", "disagreement"),
-    ("error", "logit_instability_crop"),
+    ("error", "instability"),
 )
 """What each costs and what it leaves, both better when small."""
 
@@ -38,7 +38,11 @@ def draw(table: pd.DataFrame, *, model: str, caption: str) -> Figure:
     """
     table = table.dropna(subset="latency_ratio")
     accuracy = "top1" if np.isfinite(table["top1"].to_numpy(float)).all() else "kept"
-    table = table.assign(disagreement=1 - table["agreement_crop"], error=1 - table[accuracy])
+    lead = next(name for name in table if str(name).startswith("logit_instability_"))
+    shifts = str(lead).rpartition("_")[2]
+    own = {f"{lead}{suffix}": f"instability{suffix}" for suffix in ("", "_low", "_high")}
+    table = table.rename(columns=own)
+    table = table.assign(disagreement=1 - table[f"agreement_{shifts}"], error=1 - table[accuracy])
     labels = _LABELS | {"error": "1 − top-1" if accuracy == "top1" else "predictions that changed"}
     handles = [
         Line2D([], [], marker=marker, linewidth=0, markeredgecolor=INK, label=stage,

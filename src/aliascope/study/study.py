@@ -29,13 +29,13 @@ from torch import Tensor
 
 from aliascope.batch import LAYER_COLUMNS, Columns, Instrument, layer_columns, prepare
 from aliascope.compare import Comparison, compare
+from aliascope.compare.pairing import pair_layers, reads_alike
 from aliascope.errors import ImageError, ModelError, RunError
 from aliascope.files import refuse_another, write_file
 from aliascope.images import ImageSource, open_images
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
-from aliascope.pairing import pair_layers, reads_alike
-from aliascope.preprocessing import AS_CROP, RESIZE_224, Preprocessing, native_views
+from aliascope.preprocessing import RESIZE_224, Preprocessing, possible_shifts
 from aliascope.records import Progress, StridedLayer
 from aliascope.shifts import Border
 from aliascope.spectra import power_spectrum
@@ -140,26 +140,10 @@ class Study:
     @cached_property
     def shifts(self) -> tuple[Border, ...]:
         """How pictures are moved, the leading way first; circular where there is no other."""
-        if not self.preprocessing.room:
-            if self.settings.shifts != ("circular",):
-                self.notices.append(
-                    "the crop takes all of the resized picture: no shifts but circular ones, which "
-                    "tear the border and flatter a repair"
-                )
-            return ("circular",)
-        asked = self.settings.shifts
-        if {"native", "crop"} <= {*asked} and not self._shrinks():
-            self.notices.append(
-                "no picture is larger than the network's frame: native shifts are crop shifts, and "
-                "not measured again"
-            )
-            return tuple(shifts for shifts in asked if shifts != "native")
-        return asked
-
-    def _shrinks(self) -> bool:
-        """Whether there is a picture that the resize makes smaller."""
-        views = (native_views(self.preprocessing, image.pixels) for image in self.source())
-        return any(note != AS_CROP for _, note in views)
+        pictures = (image.pixels for image in self.source())
+        found, notice = possible_shifts(self.settings.shifts, self.preprocessing, pictures)
+        self.notices += [notice] if notice else []
+        return found
 
     @cached_property
     def instruments(self) -> dict[str, Instrument]:

@@ -11,12 +11,12 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
 
+from aliascope.compare.pairing import pair_layers, reads_alike
 from aliascope.errors import RunError
 from aliascope.files import Result, plain
 from aliascope.images import ImageSource
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
-from aliascope.pairing import pair_layers, reads_alike
 from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
 from aliascope.statistics import Estimate, holm, mean_interval, paired
 from aliascope.store import Run

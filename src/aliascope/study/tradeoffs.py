@@ -24,9 +24,11 @@ from aliascope.antialias.flops import counted
 from aliascope.errors import AliascopeError, ModelError
 from aliascope.files import Result, file_name, plain, write_file
 from aliascope.finetune import recalibrate
+from aliascope.images import open_images
 from aliascope.latency import bench
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
+from aliascope.preprocessing import possible_shifts
 from aliascope.records import Progress
 from aliascope.runtime import chosen_device, environment
 from aliascope.shifts import Border
@@ -67,8 +69,8 @@ class Tradeoffs(Result):
     table: pd.DataFrame
     """A row a method and stage (original, control, zero-shot, recalibrated): method, stage, top1
     (NaN without labels that fit), kept (share of images with the original's prediction);
-    logit_instability_, agreement_ and sis_ crop, native and circular; sampled_avr_box and
-    alias_share (of what is decimated, mean over the layers behind the stem): each with _low and
+    logit_instability_, agreement_ and sis_ crop, native and circular, those that differ;
+    sampled_avr_box and alias_share (of what is decimated, mean over the layers behind the stem): each with _low and
     _high; mflops, latency_ratio with _low and _high, memory_mb (peak of one forward at batch 1)."""
     info: dict[str, Any]
     notices: tuple[str, ...]
@@ -118,34 +120,43 @@ def compare_methods(
     """
     loaded = load_model(model, weights=weights, seed=seed)
     folder = None if out is None else Path(out)
+    source = open_images(images, limit=limit)
+    shifts, notice = possible_shifts(SHIFTS, loaded.preprocessing, (x.pixels for x in source))
+    notices = [notice] if notice else []
     measured = partial(
-        _measured, images=images, limit=limit, device=device, folder=folder, progress=progress
+        _measured,
+        images=images,
+        limit=limit,
+        shifts=shifts,
+        device=device,
+        folder=folder,
+        progress=progress or (lambda _: nullcontext()),
     )
-    versions: dict[tuple[str, str], LoadedModel] = {(ORIGINAL, ORIGINAL): loaded}
-    notices = []
+    converted: dict[str, LoadedModel] = {}
     for method in dict.fromkeys((CONTROL, *methods)):
         try:
-            converted = _converted(loaded, method)
-            versions[method, "control" if method == CONTROL else "zero-shot"] = converted
-            if recalibrate_on is not None:
-                versions[method, "recalibrated"] = _recalibrated(converted, recalibrate_on, device)
+            converted[method] = _converted(loaded, method)
         except AliascopeError as error:
             notices.append(f"{method}: {error}")
-    if not {method for method, _ in versions} & {*methods}:
+    if not {*converted} & {*methods}:
         raise AliascopeError(f"no method could be applied to {loaded.spec}: {notices[-1]}")
-    rows = []
     original = measured(loaded, ORIGINAL, ORIGINAL)
-    for (method, stage), version in versions.items():
-        runs = original if stage == ORIGINAL else measured(version, method, stage)
-        rows.append(
-            {"method": method, "stage": stage}
-            | _figures(runs, original)
-            | _cost(version.module, version.example())
-        )
+    rows = [_row(loaded, ORIGINAL, ORIGINAL, original, original)]
+    for method, version in converted.items():
+        stage = "control" if method == CONTROL else "zero-shot"
+        rows.append(_row(version, method, stage, measured(version, method, stage), original))
+        if recalibrate_on is None:
+            continue
+        try:
+            again = _recalibrated(version, recalibrate_on, device)
+        except AliascopeError as error:
+            notices.append(f"{method}: {error}")
+        else:
+            runs = measured(again, method, "recalibrated")
+            rows.append(_row(again, method, "recalibrated", runs, original))
     table = pd.DataFrame(rows)
-    timed = {m: v for (m, stage), v in versions.items() if stage != "recalibrated"}
     latency = bench(
-        [replace(version, spec=method) for method, version in timed.items()],
+        [replace(v, spec=method) for method, v in ({ORIGINAL: loaded} | converted).items()],
         batch_sizes=[1],
         seconds=latency_seconds,
         device=device,
@@ -159,12 +170,12 @@ def compare_methods(
     info = environment(chosen_device(device)) | settings
     found = Tradeoffs(loaded.spec, table, info, tuple(notices))
     if folder is not None:
+        found.save(folder / "methods.json")
         from aliascope.figures import methods_front, save
 
         write_file(folder / "methods.csv", table.to_csv(index=False).encode())
-        caption = (
-            f"{len(original[SHIFTS[0]].images)} images of {Path(images).name}, {SHIFTS[0]} shifts."
-        )
+        moved = len(original[shifts[0]].images)
+        caption = f"{moved} images of {Path(images).name}, {shifts[0]} shifts."
         figure = methods_front.draw(table, model=loaded.spec, caption=caption)
         save(figure, folder, "methods_front")
     return found
@@ -189,20 +200,20 @@ def _measured(
     images: str | Path,
     limit: int | None,
     device: str | None,
+    shifts: Sequence[Border],
     folder: Path | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> dict[Border, Run]:
     """Its runs under all shifts."""
     runs: dict[Border, Run] = {}
-    for shifts in SHIFTS:
-        name = file_name(f"{method}-{stage}-{shifts}")
-        title = f"{version.spec}, {stage}, {shifts}"
-        with (progress or (lambda _: nullcontext()))(title) as report:
-            runs[shifts] = measure(
+    for border in shifts:
+        name = file_name(f"{method}-{stage}-{border}")
+        with progress(f"{version.spec}, {stage}, {border}") as report:
+            runs[border] = measure(
                 version,
                 images,
                 out=None if folder is None else folder / "runs" / name,
-                shifts=shifts,
+                shifts=border,
                 limit=limit,
                 device=device,
                 progress=report,
@@ -210,11 +221,22 @@ def _measured(
     return runs
 
 
+def _row(
+    version: LoadedModel,
+    method: str,
+    stage: str,
+    runs: dict[Border, Run],
+    original: dict[Border, Run],
+) -> dict[str, Any]:
+    figures = _figures(runs, original) | _cost(version.module, version.example())
+    return {"method": method, "stage": stage} | figures
+
+
 def _figures(runs: dict[Border, Run], original: dict[Border, Run]) -> dict[str, float]:
     """Means over images, with intervals."""
-    lead = runs[SHIFTS[0]]
+    lead = next(iter(runs.values()))
     images = lead.images.set_index("image_id")
-    before = original[SHIFTS[0]].images.set_index("image_id").loc[images.index]
+    before = next(iter(original.values())).images.set_index("image_id").loc[images.index]
     if "sis" not in images:
         raise ModelError(f"{lead.model} is no classifier: {lead.notices[0]}")
     columns = {
@@ -259,7 +281,7 @@ def _cost(module: nn.Module, example: Tensor) -> dict[str, float]:
 def _blocks(found: Tradeoffs) -> Iterator[str]:
     info, table = found.info, found.table
     yield f"{found.model} on {info['images']}"
-    lead, *others = SHIFTS
+    lead, *others = moved_by(table)
     cells = {
         "method": table["method"],
         "stage": table["stage"],
@@ -279,15 +301,21 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
         "MB": _numbers(table["memory_mb"], ".0f"),
     }
     yield columns([list(cells), *zip(*cells.values(), strict=True)])
+    beside = f"{' and '.join(others)}: logit instability under those; " if others else ""
     caption = (
         "kept: share of images with the original's prediction; logits, agree, SIS: logit "
         f"instability, agreement and shift instability score under {lead} shifts; "
-        f"{' and '.join(others)}: logit instability under those; AVR: box band, and alias: alias "
+        f"{beside}AVR: box band, and alias: alias "
         "share, of what is decimated, mean over layers; latency: ratio to the original at batch 1; "
         "MB: peak of one forward. The control is the original, computed densely."
     )
     yield wrapped([caption])
     yield wrapped([f"notice: {text}" for text in found.notices])
+
+
+def moved_by(table: pd.DataFrame) -> list[str]:
+    """The shifts of such a table, the leading ones first."""
+    return [shifts for shifts in SHIFTS if f"logit_instability_{shifts}" in table]
 
 
 def _numbers(values: Iterable[float], form: str) -> list[str]:
