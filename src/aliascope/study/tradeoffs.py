@@ -70,8 +70,9 @@ class Tradeoffs(Result):
     """A row a method and stage (original, control, zero-shot, recalibrated): method, stage, top1
     (NaN without labels that fit), kept (share of images with the original's prediction);
     logit_instability_, agreement_ and sis_ crop, native and circular, those that differ;
-    sampled_avr_box and alias_share (of what is decimated, mean over the layers behind the stem): each with _low and
-    _high; mflops, latency_ratio with _low and _high, memory_mb (peak of one forward at batch 1)."""
+    sampled_avr_box and alias_share (of what is decimated, mean over the layers behind the stem):
+    each with _low and _high; mflops, latency_ratio with _low and _high, memory_mb (peak of one
+    forward at batch 1)."""
     info: dict[str, Any]
     notices: tuple[str, ...]
 
@@ -130,7 +131,7 @@ def compare_methods(
         shifts=shifts,
         device=device,
         folder=folder,
-        progress=progress or (lambda _: nullcontext()),
+        progress=progress or (lambda _: nullcontext(lambda *_: None)),
     )
     converted: dict[str, LoadedModel] = {}
     for method in dict.fromkeys((CONTROL, *methods)):
