@@ -38,9 +38,11 @@ def main():
 
 
 def took(minutes):
+    """Both times: a machine that does other things takes longer than its processors work."""
     place = environment(torch.device("cpu"))
-    where = f"{place['threads']} cores ({place['hardware']}, without a GPU)"
-    return f"All of it took {minutes:.1f} minutes on {where}."
+    where = f"{place['threads']} cores ({place['hardware']}, no GPU)"
+    worked = sum(os.times()[:4]) / 60
+    return f"All of it took {minutes:.1f} minutes, {worked:.1f} of processor time, on {where}."
 
 
 def executed(text):
@@ -68,7 +70,7 @@ class Runner:
             self.printed = self.run(title, body)
         if language == "console":
             commands = re.findall(r"^\$ (.*)", body, flags=re.MULTILINE)
-            body = "\n".join(f"$ {command}\n{in_shell(command)}" for command in commands)
+            body = "\n".join(f"$ {line}\n{in_shell(line)}" for line in commands)
         if language == "sh" and not body.startswith("pip install"):
             in_shell(body)
         return f"```{language}{title}\n{body}```"
@@ -92,7 +94,7 @@ def in_shell(command):
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{command}\n{done.stdout}")
-    return "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines()) + "\n"
 
 
 if __name__ == "__main__":
