@@ -119,7 +119,7 @@ def shift_curves(
     return pd.concat(frames, ignore_index=True)
 
 
-def telling(a: pd.DataFrame, b: pd.DataFrame, *, each: int = 3) -> dict[str, str]:
+def telling(a: pd.DataFrame, b: pd.DataFrame, *, each: int = 2) -> dict[str, str]:
     """Which photographs to show of two models: those that move most in either, and least in A.
 
     Who moves more is who keeps the prediction under fewer of the four shifts, then who has the
