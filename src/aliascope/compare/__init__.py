@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from aliascope.batch import prepare
 from aliascope.compare.pairing import pair_layers, reads_alike
+from aliascope.compare.verdict import unchanged, verdict_of
 from aliascope.errors import RunError
 from aliascope.files import Result, plain, write_file
 from aliascope.images import ImageSource, open_images
@@ -23,6 +24,7 @@ from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
 from aliascope.statistics import Estimate, holm, mean_interval, paired
 from aliascope.store import Run
 from aliascope.text import interval, number, wrapped
+from aliascope.verdicts import FEW
 
 _IMAGE_METRICS = {
     "agreement": "agreement",
@@ -37,8 +39,6 @@ _RESOLUTION = 1e-5
 """Figures of one network agree this far between batch sizes; smaller differences count as none."""
 _UNTESTED = ["low", "high", "change", "change_low", "change_high", "t", "p", "d_z", "p_wilcoxon"]
 """What two maps from different places do not have; the published columns they keep."""
-_FEW = 30
-"""Photographs below which each of them weighs in the intervals."""
 _CAPTION = (
     "An observation is a photograph, the mean of its images. {percent} intervals: Student's, "
     "widened for skewness; of the change Fieller's. p: paired t-test; Holm p: the same, corrected "
@@ -74,9 +74,15 @@ class Comparison(Result):
     notices: tuple[str, ...]
     """What to know before trusting the numbers, a sentence each."""
 
+    @property
+    def verdict(self) -> str:
+        """What was found, in a sentence or two."""
+        return verdict_of(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The same in JSON's own types, the frames as lists of rows; None is NaN or infinite."""
-        return plain(vars(self) | {"prediction_agreement": self.prediction_agreement._asdict()})
+        agreement = {"prediction_agreement": self.prediction_agreement._asdict()}
+        return plain({"verdict": self.verdict, **vars(self), **agreement})
 
     def __str__(self) -> str:
         return "\n\n".join(filter(None, _blocks(self)))
@@ -319,9 +325,9 @@ def _sample(a: Run, b: Run, groups: pd.Series) -> Iterator[str]:
         yield f"{only_a} images only in A and {only_b} only in B are left out"
     if photographs == 1:
         yield "a single photograph gives neither intervals nor paired tests"
-    elif photographs < _FEW:
+    elif photographs < FEW:
         yield (
-            f"{photographs} photographs are few: below {_FEW} each of them weighs in the intervals "
+            f"{photographs} photographs are few: below {FEW} each of them weighs in the intervals "
             "and tests, so measure more"
         )
 
@@ -341,13 +347,10 @@ def _unknown(n: int, images: pd.DataFrame, layers: pd.DataFrame) -> Iterator[str
 
 def _unchanged(images: pd.DataFrame, layers: pd.DataFrame) -> Iterator[str]:
     """Says so where two networks sample the same maps, or are the same altogether."""
-    sampled = layers[layers["metric"].isin(SAMPLED_VARIANTS) & (layers["n"] > 0)]
-    if sampled.empty or np.any(sampled["difference"]):
-        return
-    if np.nan_to_num(images["difference"].to_numpy(float)).any():
-        yield "no sampled column differs: both networks sample the same maps"
-    else:
+    if unchanged(images, layers):
         yield "nothing changed: no sampled column differs, nor does any figure of an image"
+    elif unchanged(images.iloc[:0], layers):
+        yield "no sampled column differs: both networks sample the same maps"
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -366,7 +369,6 @@ def _blocks(c: Comparison) -> Iterator[str]:
     sample += f" of {c.groups} photographs" if c.groups < c.n else ""
     shifts = f", {c.shifts} shifts" if c.shifts else ""
     yield f"A  {c.model_a}\nB  {c.model_b}\n{sample}{shifts}"
-    yield wrapped([", ".join(map(_headline, images))])
     yield "\n".join(_table([_image_cells(row, percent) for row in images]))
     share, low, high = c.prediction_agreement
     if not math.isnan(share):
@@ -378,13 +380,9 @@ def _blocks(c: Comparison) -> Iterator[str]:
     for name in dict.fromkeys(named):
         lines += [name, *(row for row, own in zip(rows, named, strict=True) if own == name)]
     yield "\n".join(lines)
+    yield wrapped([c.verdict])
     yield wrapped([_CAPTION.format(percent=percent)])
     yield wrapped([f"notice: {text}" for text in c.notices])
-
-
-def _headline(row: dict[str, Any]) -> str:
-    form, name = _form(row), _IMAGE_METRICS[row["metric"]]
-    return f"{name} {row['mean_a']:{form}} → {row['mean_b']:{form}}"
 
 
 def _image_cells(row: dict[str, Any], percent: str) -> dict[str, str]:
