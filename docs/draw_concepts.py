@@ -1,6 +1,6 @@
 """Draw the pictures of docs/concepts.md, three of them from maps of EfficientNet-Lite0.
 
-    python docs/draw_concepts.py
+python docs/draw_concepts.py
 """
 
 from io import BytesIO
@@ -166,8 +166,10 @@ def neighbours(dense, phase):
     spectrum[len(row) // 4 :] = 0
     smooth = torch.fft.irfft(spectrum, len(row))
     x = np.arange(len(row))
-    titles = ("a row of the map: the samples of one grid and those of the next say different "
-              "things", "the same row without what aliases: both say the same")  # fmt: skip
+    titles = (
+        "a row of the map: the samples of one grid and those of the next say different things",
+        "the same row without what aliases: both say the same",
+    )
     for ax, line, title in zip(axes[:, 0], (row, smooth), titles, strict=True):
         ax.plot(x, line, color="0.75", linewidth=0.8)
         for start, colour, mark in ((offset, BEFORE, "o"), (1 - offset, AFTER, "s")):

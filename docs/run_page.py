@@ -1,4 +1,4 @@
-"""Run every block of a page in order, as its reader would, and put what they print below them.
+"""Run every block of a page, or cell of a notebook, in order, and put what they print below them.
 
     python docs/run_page.py docs/tutorial.md
 
@@ -31,6 +31,9 @@ def main():
     reader = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     reader.add_argument("page", type=Path)
     page = reader.parse_args().page
+    if page.suffix == ".ipynb":
+        page.write_text(executed_notebook(page.read_text()))
+        return
     start = time.perf_counter()
     text = executed(page.read_text())
     minutes = (time.perf_counter() - start) / 60
@@ -55,6 +58,23 @@ def executed(text):
             sys.path.remove(folder)
 
 
+def executed_notebook(text):
+    """The same with the outputs that its cells have now, and nothing of when they ran."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    # Progress bars of other packages miss a widget; not the reader's concern.
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+    notebook = nbformat.reads(text, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        client = NotebookClient(
+            notebook, timeout=1200, record_timing=False, resources={"metadata": {"path": folder}}
+        )
+        client.execute()
+    del notebook.metadata["language_info"]
+    return nbformat.writes(notebook) + "\n"
+
+
 class Runner:
     """What a block becomes once it has run; called with them in order."""
 
@@ -63,6 +83,7 @@ class Runner:
         self.printed = ""
 
     def __call__(self, block):
+        """A match of `_BLOCK` → the block with what it prints."""
         language, title, body = block.groups()
         if language == "text":
             body = self.printed
@@ -76,6 +97,7 @@ class Runner:
         return f"```{language}{title}\n{body}```"
 
     def run(self, title, code):
+        """What Python code prints; with a title it is only written down."""
         if title:
             Path(re.search('title="(.+)"', title)[1]).write_text(code)
             return ""
@@ -88,10 +110,15 @@ def in_shell(command):
     """What it prints on a terminal of 110 columns; it must succeed."""
     beside = str(Path(sys.executable).parent)
     around = os.environ | {"COLUMNS": "110", "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        command, shell=True, env=around, text=True, check=False,  # noqa: S602  (the page's own)
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    done = subprocess.run(  # noqa: S602  (the page's own command)
+        command,
+        shell=True,
+        env=around,
+        text=True,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     if done.returncode:
         raise SystemExit(f"{command}\n{done.stdout}")
     return "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines()) + "\n"

@@ -1,4 +1,4 @@
-"""What the site has besides the pages in docs/: the help of every command, and the notebooks.
+"""What the site has besides the pages in docs/: help, the data flow, examples and notebooks.
 
 MkDocs calls the `on_…` functions while it builds (`make docs`); nothing of this is kept, so nothing
 can be out of date.
@@ -13,16 +13,19 @@ from mkdocs.structure.files import File
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import aliascope
 from aliascope.cli import app
 
 ROOT = Path(__file__).parents[1]
-HELP = "<!-- the help of every command -->"
+HELP, DATA_FLOW = "<!-- the help of every command -->", "<!-- the data flow -->"
+"""What stands on a page in the place of what the program itself says."""
 
 
 class Doctests(griffe.Extension):
     """Examples in docstrings are shown as they are typed; Markdown would take >>> for quotes."""
 
     def on_object(self, *, obj, **_):
+        """Called by griffe with everything that has been read."""
         if obj.docstring and not obj.is_alias:
             obj.docstring.value = _EXAMPLE.sub(r"```pycon\n\g<0>\n```", obj.docstring.value)
 
@@ -45,7 +48,9 @@ def on_page_markdown(markdown, **_):
     """Links that lead somewhere in the repository lead to the same place on the site."""
     markdown = markdown.replace("](../CONTRIBUTING.md)", "](contributing.md)")
     markdown = re.sub(r"\]\((notebooks/\w+)\.ipynb\)", r"](\1.md)", markdown)
-    return markdown.replace(HELP, helps()) if HELP in markdown else markdown
+    if HELP in markdown:
+        markdown = markdown.replace(HELP, helps())
+    return markdown.replace(DATA_FLOW, fenced(aliascope.__doc__.split("\n\n")[1]))
 
 
 def helps():
@@ -61,6 +66,8 @@ def helps():
 
 def help_of(words):
     result = CliRunner().invoke(app, [*words, "--help"], prog_name="aliascope", terminal_width=100)
+    if result.exit_code:
+        raise result.exception
     return "\n".join(line.rstrip() for line in result.output.strip().splitlines())
 
 
@@ -87,7 +94,7 @@ def shown(output):
         return fenced(output["text"])
     data = output["data"]
     if "image/png" in data:
-        return f'<img alt="What the cell above draws" src="data:image/png;base64,{data["image/png"].strip()}">'
+        return f'<img alt="What the cell draws" src="data:image/png;base64,{data["image/png"]}">'
     return fenced(data["text/plain"])
 
 
