@@ -111,7 +111,8 @@ def test_layers(run):
     header, stem = (" ".join(line.split()) for line in lines[:2])
     assert header == "# layer kind kernel stride input output image stride"
     assert stem == "0 conv_stem conv 3×3 2 3×224×224 32×112×112 2"
-    assert [line.split()[2] for line in lines[2:]] == 4 * ["blur_pool"]
+    assert [line.split()[2] for line in lines[2:6]] == 4 * ["blur_pool"]
+    assert lines[6:] == ["", "5 places downsample, 1 of them through no fixed low-pass: conv (1)."]
 
 
 def test_layers_as_json_marks_shortcuts(run):
