@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aliascope.batch import Instrument, view_logits
+from aliascope.images.labels import class_names
 from aliascope.shifts import Border, Shift, largest, windows
 
 RADIUS = 8
@@ -91,11 +92,13 @@ def shift_curves(
 
     Returns:
         A row a picture, model and shift: image_id, model, rows, columns (of the shift, one of them
-        0), prediction, confidence (its probability), steady (whether it is that of no shift) and
-        probability (of the class that is predicted without a shift).
+        0), prediction, name (of its class, "" where it is not known), confidence (its probability),
+        steady (whether it is that of no shift) and probability (of the class that is predicted
+        without a shift).
     """
     room = min((x.preprocessing.room for x in instruments.values()), default=0)
     plan = cross(radius if border == "circular" else min(radius, room))
+    names = {side: class_names(x.classes) for side, x in instruments.items()}
     frames = []
     for image_id, pixels in pictures.items():
         for name, instrument in instruments.items():
@@ -110,6 +113,7 @@ def shift_curves(
                         "rows": [s.rows for s in plan],
                         "columns": [s.columns for s in plan],
                         "prediction": prediction.tolist(),
+                        "name": [names[name][i] if names[name] else "" for i in prediction],
                         "confidence": confidence.tolist(),
                         "steady": (prediction == prediction[0]).tolist(),
                         "probability": p[:, prediction[0]].tolist(),

@@ -123,8 +123,9 @@ def curves(
     values = [y for line in lines for y in line.y if math.isfinite(y) and (y > 0 or not log)]
     lift = math.log10 if log else float
     y_ticks = _ticks([lift(y) for y in y_range or values])
-    x_ticks = _ticks([x for line in lines for x in line.x])
-    across, up = _Scale(x_ticks, 48, width - 12), _Scale(y_ticks, height - 40, 22)
+    xs = [x for line in lines for x in line.x]
+    x_ticks = [x for x in _ticks(xs, 4) if min(xs) <= x <= max(xs)]
+    across, up = _Scale(xs or [0, 1], 48, width - 12), _Scale(y_ticks, height - 40, 22)
     form = "10^{:g}" if log else "{:g}"
     parts = [_paper(x_ticks, y_ticks, across, up, x_label, y_label, form)]
     if mark is not None:
@@ -319,7 +320,7 @@ class _Scale:
     """From values to pixels, linearly."""
 
     def __init__(self, ticks: Sequence[float], start: float, end: float) -> None:
-        self.low, self.span = min(ticks), max(ticks) - min(ticks)
+        self.low, self.span = min(ticks), max(ticks) - min(ticks) or 1.0
         self.start, self.length = start, end - start
 
     def __call__(self, value: float) -> float:
