@@ -28,7 +28,7 @@ def picture():
 
 
 def by_hand(instrument, picture, shift):
-    top, left = 4 - shift.rows, 5 - shift.columns
+    top, left = 4 - shift.rows, 9 - shift.columns
     window = picture[:, top : top + 32, left : left + 32].float() / 255
     with torch.inference_mode():
         return instrument.module(PREPROCESSING.normalise(window[None]))[0]

@@ -93,7 +93,7 @@ def of_comparison(layers: pd.DataFrame) -> Section:
     header = ["layer", "figure", "A", "B", "B − A", "p (Holm)"]
     text = (
         "Means over photographs, layers named as in A; of the difference, 95 % intervals. Where "
-        "the two read maps at different places their difference says nothing of the repair, and has "
+        "both read maps at different places, their difference says nothing of the repair, and has "
         "no interval."
     )
     return section(charts, Table("layers", header, rows), text)
