@@ -421,7 +421,7 @@ def _longer(row: dict[Any, Any], reference: str) -> str:
 
 
 def _blocks(latency: Latency) -> Iterator[str]:
-    """The paragraphs of the printed table, 100 columns wide where the specs allow it."""
+    """The paragraphs of the printed table."""
     info = latency.info
     yield (
         f"{info['precision']} on {info['device']} ({info['hardware']}, "
