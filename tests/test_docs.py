@@ -195,7 +195,7 @@ def test_documents_quote_the_tables_of_the_studies():
     for document in render.DOCUMENTS:
         text = document.read_text()
         quoted += text.count("<!-- end -->")
-        assert render.rendered(document) == text, f"{document.name}: run `make docs`"
+        assert render.rendered(document) == text, f"{document.name}: run `make numbers`"
     assert quoted >= 6
 
 

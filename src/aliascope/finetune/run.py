@@ -239,9 +239,9 @@ def _verdict(found: FineTuned) -> str:
 
     sentence = f"After {last['step']:.0f} steps {found.config['model']} "
     clauses = []
-    if not math.isnan(last["teacher_agreement"]):
+    if pd.notna(last["teacher_agreement"]):
         clauses.append(f"answers as the teacher for {told('teacher_agreement')}")
-    if not math.isnan(last["correct"]):
+    if pd.notna(last["correct"]):
         clauses.append(f"names {told('correct')} correctly")
     clauses.append(f"moves by {told('logit_instability')} of its logits' length")
     return f"{sentence}{'; '.join(clauses)} (means over the held-out pictures, no interval known)."
