@@ -47,6 +47,11 @@ def plain():
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     return nn.Sequential(_stage(3, 6), _stage(6, 8), _stage(8, 8), *head)
 
+def small():
+    net = plain()
+    net.pretrained_cfg = {"input_size": (3, 64, 64), "crop_pct": 0.5, "mean": (0.5,) * 3}
+    return net
+
 def headless():
     return plain()[:-1]
 
@@ -355,8 +360,29 @@ def test_the_summary_says_what_the_tables_say(results):
     assert record["phases"] == dict.fromkeys("12345", "complete")
 
 
-def test_the_closing_table(results, material, undrawn):
-    printed = str(run_study(out=results, phases=[5], **options(material)))
+@pytest.fixture(scope="module")
+def again(results, material):
+    """The tables before, and the summary of the same study where nothing can be measured."""
+    before = {file: file.read_bytes() for file in (results / "tables").iterdir()}
+
+    def never(*args, **kwargs):
+        raise AssertionError("measured again")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("aliascope.study.runner.save", lambda *_: None)
+        patched.setattr(sys.modules["aliascope.measure"], "rows_of", never)
+        patched.setattr("aliascope.study.phase5_intervention.bench", never)
+        return before, run_study(out=results, **options(material))
+
+
+def test_nothing_is_measured_twice(again):
+    before, summary = again
+    assert summary.failed == {}
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_the_closing_table(again, results, material):
+    printed = str(again[1])
     effects = read_csv(results / "data" / "effects.csv").set_index("metric")
     sis = table(results, "phase5_tradeoff")["mean_sis"]
     line = next(line for line in printed.splitlines() if line.startswith("mean SIS"))
@@ -365,18 +391,6 @@ def test_the_closing_table(results, material, undrawn):
     assert "12 images of pictures" not in printed  # the full source is named
     assert str(material / "pictures") in printed
     assert str(results) in printed
-
-
-def test_nothing_is_measured_twice(results, material, monkeypatch, undrawn):
-    before = {file: file.read_bytes() for file in (results / "tables").iterdir()}
-
-    def never(*args, **kwargs):
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(sys.modules["aliascope.measure"], "rows_of", never)
-    monkeypatch.setattr("aliascope.study.phase5_intervention.bench", never)
-    run_study(out=results, **options(material))
-    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_a_killed_study_goes_on(results, material, tmp_path, monkeypatch, undrawn):
@@ -401,19 +415,19 @@ def test_a_killed_study_goes_on(results, material, tmp_path, monkeypatch, undraw
 
 
 def test_figures_only_needs_no_model(results, monkeypatch):
-    figures = {file: file.read_bytes() for file in (results / "figures").glob("*.svg")}
+    figures = {file: file.read_bytes() for file in (results / "figures").glob("*.png")}
     savefig = Figure.savefig
     tables = {file: file.read_bytes() for file in (results / "tables").iterdir()}
 
     def never(*args, **kwargs):
         raise AssertionError("loaded a model")
 
-    def only_svg(figure, file, **options):
-        if file.suffix == ".svg":  # to draw the same again as png takes as long
+    def only_png(figure, file, **options):
+        if file.suffix == ".png":  # to draw the same again as svg takes as long
             savefig(figure, file, **options)
 
     monkeypatch.setattr("aliascope.study.study.load_model", never)
-    monkeypatch.setattr(Figure, "savefig", only_svg)
+    monkeypatch.setattr(Figure, "savefig", only_png)
     for file in figures:
         file.unlink()
     assert run_study(out=results, figures_only=True).failed == {}
@@ -438,7 +452,8 @@ def test_figures_only_says_what_is_missing(tmp_path, material, undrawn):
 
 @pytest.mark.parametrize("phase", TABLES)
 def test_each_phase_stands_alone(phase, material, tmp_path, undrawn):
-    summary = run_study(out=tmp_path / "out", phases=[phase], **options(material, limit=4))
+    chosen = options(material, limit=4, control=None)
+    summary = run_study(out=tmp_path / "out", phases=[phase], **chosen)
     assert summary.failed == {}
     written = {file.stem for file in (tmp_path / "out" / "tables").iterdir()}
     extra = TABLES[3] if phase == 5 else []  # its figures show what phase 3 found
@@ -488,7 +503,9 @@ def test_mistakes_become_one_sentence(material, tmp_path, undrawn):
 
 
 def test_both_models_see_the_same_pixels(material, tmp_path):
-    study = Study(settings_of("embedded"), tmp_path)
+    chosen = options(material, preprocess="model", antialiased="studied_networks:small@blurpool:3")
+    study = Study(settings_of("embedded", **chosen), tmp_path)
+    assert study.models["antialiased"].preprocessing.crop == (64, 64)
     assert study.preprocessing == study.models["baseline"].preprocessing
     assert {instrument.preprocessing for instrument in study.instruments.values()} == {
         study.preprocessing
