@@ -1,6 +1,6 @@
 """Put the numbers of the studies in docs/studies into the documents that quote them.
 
-    python docs/render.py
+    make numbers
 
 Between `<!-- STUDY: BLOCK -->` and `<!-- end -->` stands what this script makes of
 docs/studies/STUDY; a test fails where the two differ. A BLOCK is one of those below or the name of

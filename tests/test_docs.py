@@ -172,19 +172,32 @@ def test_the_python_of_the_documents_runs(path):
     assert path.name != "README.md" or len(code) >= 1
 
 
-def test_every_command_of_the_readme_prints_what_it_says(tmp_path, monkeypatch, capfd):
+TYPED = [
+    pytest.param(
+        shlex.split(command),
+        printed,
+        id=command,
+        marks=[pytest.mark.slow] * ("--images" in command),  # all photographs: minutes
+    )
+    for command, printed in commands()
+]
+
+
+def test_the_readme_shows_what_commands_print():
+    assert len(TYPED) >= 2
+
+
+@pytest.mark.parametrize(("words", "printed"), TYPED)
+def test_every_command_of_the_readme_prints_what_it_says(
+    words, printed, tmp_path, monkeypatch, capfd
+):
     monkeypatch.chdir(tmp_path)
-    seen = 0
-    for command, printed in commands():
-        program, *arguments = shlex.split(command)
-        assert program == "aliascope"
-        monkeypatch.setattr("sys.argv", [program, *arguments])
-        with pytest.raises(SystemExit) as leaving:
-            main()
-        assert not leaving.value.code
-        assert_excerpt(capfd.readouterr().out, printed)
-        seen += 1
-    assert seen >= 2
+    assert words[0] == "aliascope"
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert not leaving.value.code
+    assert_excerpt(capfd.readouterr().out, printed)
 
 
 def test_documents_quote_the_tables_of_the_studies():
@@ -195,7 +208,7 @@ def test_documents_quote_the_tables_of_the_studies():
     for document in render.DOCUMENTS:
         text = document.read_text()
         quoted += text.count("<!-- end -->")
-        assert render.rendered(document) == text, f"{document.name}: run `make docs`"
+        assert render.rendered(document) == text, f"{document.name}: run `make numbers`"
     assert quoted >= 6
 
 

@@ -269,8 +269,8 @@ def test_methods_that_nothing_beats():
 def test_fine_tuning_in_words():
     history = pd.DataFrame(
         [
-            {"step": 0, "teacher_agreement": 0.5, "logit_instability": 0.3, "correct": np.nan},
-            {"step": 9, "teacher_agreement": 0.8, "logit_instability": 0.1, "correct": np.nan},
+            {"step": 0, "teacher_agreement": 0.5, "logit_instability": 0.3, "correct": None},
+            {"step": 9, "teacher_agreement": 0.8, "logit_instability": 0.1, "correct": None},
         ]
     ).assign(seconds=1.0, loss=0.5)
     config = {"model": "net", "steps": 9, "images": "x", "batch_size": 2}

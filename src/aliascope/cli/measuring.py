@@ -29,6 +29,7 @@ from aliascope.cli.options import (
     defaults_of,
 )
 from aliascope.cli.output import complain, interruptible, print_csv, print_json, progress, say, show
+from aliascope.cli.reporting import also_report
 from aliascope.errors import AliascopeError, RunError
 from aliascope.files import file_name
 from aliascope.models import LoadedModel
@@ -187,6 +188,7 @@ def compare(
             first, b, images=images, layer_map=pairs, progress=report, **options
         )
     show(comparison, as_json=as_json, as_csv=as_csv)
+    also_report(out)
 
 
 def _is_run(text: str) -> bool:

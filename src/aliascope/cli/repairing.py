@@ -11,6 +11,7 @@ import aliascope
 from aliascope.antialias.recipe import Stem
 from aliascope.cli.options import Csv, Device, Json, Limit, Model, Weights, defaults_of
 from aliascope.cli.output import interruptible, print_csv, print_json, progress, say, show
+from aliascope.cli.reporting import also_report
 from aliascope.layers import Padding, Wavelet
 from aliascope.models import check_name
 from aliascope.study.tradeoffs import compare_methods
@@ -115,6 +116,7 @@ def antialias(
         say(str(report), report.verdict)
         if trained:
             say(f"\n{trained}", trained.verdict)
+    also_report(trained.path if trained else None)
 
 
 def methods(
@@ -177,6 +179,7 @@ def methods(
                 progress=progress,
             )
         show(compared, as_json=as_json, as_csv=as_csv)
+        also_report(out)
         return
     found = aliascope.available_methods()
     if as_json:

@@ -21,6 +21,7 @@ from aliascope.cli.options import (
     numbers,
 )
 from aliascope.cli.output import complain, interruptible, progress, show
+from aliascope.cli.reporting import also_report
 from aliascope.preprocessing import PreprocessingName
 from aliascope.runtime import Precision
 from aliascope.shifts import Border
@@ -139,6 +140,7 @@ def study(
             seed=seed,
         )
     show(summary, as_json=as_json, as_csv=as_csv)
+    also_report(out)
     for number, why in summary.failed.items():
         complain(f"phase {number}: {why}")
     if summary.failed:

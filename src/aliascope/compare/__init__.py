@@ -11,13 +11,15 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
 
+from aliascope.batch import prepare
 from aliascope.compare.pairing import pair_layers, reads_alike
 from aliascope.compare.verdict import unchanged, verdict_of
 from aliascope.errors import RunError
-from aliascope.files import Result, plain
-from aliascope.images import ImageSource
+from aliascope.files import Result, plain, write_file
+from aliascope.images import ImageSource, open_images
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
+from aliascope.shiftmap import shift_curves, telling
 from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
 from aliascope.statistics import Estimate, holm, mean_interval, paired
 from aliascope.store import Run
@@ -120,7 +122,8 @@ def compare(
         level: Coverage of the intervals, in (0, 1).
         seed: Of random weights.
         measure_options: Of `measure`: shifts, limit, device, weights, …; `out` is a directory that
-            gets a run directory for each, "A" and "B".
+            gets a run directory for each, "A" and "B", comparison.json, and of classifiers
+            curves.csv: rows of `aliascope.shiftmap.shift_curves` of the photographs that tell most.
 
     Raises:
         RunError: The runs share no image, their layers cannot be paired, or a run cannot be read.
@@ -134,10 +137,14 @@ def compare(
     """
     if not 0 < level < 1:
         raise RunError(f"level must lie between 0 and 1, such as 0.95, but is {level:g}")
+    out = measure_options.pop("out", None)
+    models: list[LoadedModel] = []
     if images is None:
         a, b = (_opened(given, measure_options) for given in (a, b))
     else:
-        a, b = _measured((a, b), images, {"seed": seed, **measure_options})
+        options = {"seed": seed, **measure_options}
+        models = _loaded((a, b), options)
+        a, b = _measured(models, images, options, out)
     pairs = pair_layers(a.model, a.strided_layers, b.model, b.strided_layers, layer_map)
     images_a, images_b = (run.images.set_index("image_id") for run in (a, b))
     ids = images_a.index.intersection(images_b.index, sort=False)
@@ -164,7 +171,7 @@ def compare(
     same = (_predictions(images_a) == _predictions(images_b)).astype("float64")
     share = mean_interval(same["prediction"], groups, level=level)
     borders = dict.fromkeys(str(run.config["border"]) for run in (a, b) if "border" in run.config)
-    return Comparison(
+    found = Comparison(
         model_a=a.model,
         model_b=b.model,
         shifts=" → ".join(borders),
@@ -176,6 +183,10 @@ def compare(
         prediction_agreement=Estimate(*np.clip(share, 0, 1).tolist()),
         notices=tuple(_notices(a, b, groups, pairs, moved, table, layers)),
     )
+    if out is not None and models:
+        found.save(Path(out) / "comparison.json")
+        _keep_curves(Path(out) / "curves.csv", models, (a, b), images, measure_options)
+    return found
 
 
 def _opened(given: Any, measure_options: Mapping[str, Any]) -> Run:
@@ -187,17 +198,58 @@ def _opened(given: Any, measure_options: Mapping[str, Any]) -> Run:
     return given if isinstance(given, Run) else Run.open(given)
 
 
-def _measured(models: Sequence[Any], images: Any, options: dict[str, Any]) -> Iterator[Run]:
-    """Both models' runs, preprocessed as the first one asks."""
+def _loaded(models: Sequence[Any], options: dict[str, Any]) -> list[LoadedModel]:
     if any(isinstance(model, Run) for model in models):
         raise RunError("with images= both models are measured: give models, or leave images out")
     known = {name: options[name] for name in ("weights", "seed") if name in options}
-    loaded = [load_model(model, **known) for model in models]
+    return [load_model(model, **known) for model in models]
+
+
+def _measured(
+    models: list[LoadedModel], images: Any, options: dict[str, Any], out: str | Path | None
+) -> Iterator[Run]:
+    """Both models' runs, preprocessed as the first one asks."""
     if options.get("preprocess", "model") == "model":
-        options = options | {"preprocess": loaded[0].preprocessing}
-    out = options.pop("out", None)
-    for side, model in zip("AB", loaded, strict=True):
+        options = options | {"preprocess": models[0].preprocessing}
+    for side, model in zip("AB", models, strict=True):
         yield measure(model, images, out=None if out is None else Path(out) / side, **options)
+
+
+def _keep_curves(
+    file: Path,
+    models: list[LoadedModel],
+    runs: tuple[Run, Run],
+    images: Any,
+    options: dict[str, Any],
+) -> None:
+    """The shift curves of the photographs that tell most; none of what is no classifier."""
+    if file.exists() or any("sis" not in run.images for run in runs):
+        return
+    chosen = telling(*(run.images for run in runs))
+    source = (
+        images
+        if isinstance(images, ImageSource)
+        else open_images(images, **_only(options, "limit"))
+    )
+    pictures = {image.id: image.pixels for image in source if image.id in chosen}
+    preprocess = options.get("preprocess", "model")
+    instruments = {
+        side: prepare(
+            model,
+            preprocess=models[0].preprocessing if preprocess == "model" else preprocess,
+            border="circular",  # the curves make their views themselves
+            **_only(options, "device", "precision"),
+        )
+        for side, model in zip("AB", models, strict=True)
+    }
+    border = runs[0].config["border"]
+    curves = shift_curves(instruments, pictures, border=border)
+    curves = curves.assign(why=curves["image_id"].map(chosen))
+    write_file(file, curves.to_csv(index=False).encode())
+
+
+def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names if name in options}
 
 
 def _metrics(images: pd.DataFrame) -> pd.DataFrame:

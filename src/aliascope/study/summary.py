@@ -169,7 +169,7 @@ def record_of(
 def _blocks(summary: Summary) -> Iterator[str]:
     record = summary.record
     if found := record["headline"]:
-        yield columns([["", *found["models"].values(), "change"], *_rows(found)])
+        yield columns([["", *found["models"].values(), "change"], *rows_of(found)])
         kept, n, lead = found["predictions_kept"], found["n"], found["shifts"][0]
         crops = f" ({found['photographs']} photographs)" if found["photographs"] < n else ""
         moved = f"{n} images of {record['study']['images']}{crops}, moved by one pixel. Changes "
@@ -221,7 +221,7 @@ def _verdict(found: dict[str, Any]) -> str:
     return f"{b} {listed(clauses)}. {sample(found['n'], found['photographs'])}"
 
 
-def _rows(found: dict[str, Any]) -> Iterator[list[str]]:
+def rows_of(found: dict[str, Any]) -> Iterator[list[str]]:
     """Cells of the closing table: a metric, both models, the change."""
     for title, *values, change, low, high in _figures(found):
         form = ".2f" if title.startswith("latency") else ".4f"
