@@ -1,4 +1,6 @@
+import csv
 import inspect
+import io
 import json
 import os
 import re
@@ -12,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 from typer.main import get_command
@@ -20,6 +23,7 @@ import aliascope
 from aliascope.antialias.recipe import Stem
 from aliascope.batch import Ops
 from aliascope.cli import app, main
+from aliascope.cli.output import complain, print_csv, progress, say
 from aliascope.layers import Padding, Wavelet
 from aliascope.preprocessing import PreprocessingName
 from aliascope.runtime import Precision
@@ -514,3 +518,82 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(run, folder
     assert status == 0, err
     assert "12 images measured" in out
     assert aliascope.Run.open("run").images.image_id.is_unique
+
+
+@pytest.mark.parametrize(
+    ("command", "column", "values"),
+    [
+        ("layers toy:net", "kind", ["conv"]),
+        ("measure toy:net --images pictures --limit 2 --device cpu", "layer", ["", "", "", ""]),
+        (
+            "compare toy:net toy:net --images pictures --limit 2 --device cpu",
+            "metric",
+            ["agreement"],
+        ),
+        ("bench toy:net --batch-size 1 --seconds 0 --device cpu", "model", ["toy:net"]),
+        ("methods", "name", ["blurpool", "ideal"]),
+    ],
+)
+def test_tables_as_csv(run, folder, command, column, values):
+    status, out, err = run(f"{command} --csv")
+    assert status == 0, err
+    rows = list(csv.DictReader(io.StringIO(out, newline="")))
+    assert [row[column] for row in rows][: len(values)] == values
+    status, out, err = run(f"{command} --csv --json")
+    assert (status, out) == (2, "")
+    assert "--json and --csv are two forms of one output; give one of them" in err
+
+
+def test_csv_has_all_digits_and_ends_its_lines_as_rfc_4180_has_it(capfdbinary):
+    print_csv(pd.DataFrame({"x": [1 / 3, float("nan")], "name": ['a "b", c', "d"]}))
+    assert capfdbinary.readouterr().out == (b'x,name\r\n0.3333333333333333,"a ""b"", c"\r\n,d\r\n')
+
+
+class Stream(io.StringIO):
+    def __init__(self, *, terminal):
+        super().__init__()
+        self.isatty = lambda: terminal
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "coloured"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {"TERM": "xterm", "FORCE_COLOR": "1"}, False),
+    ],
+)
+def test_colour_only_where_a_terminal_wants_it(monkeypatch, terminal, environment, coloured):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    streams = Stream(terminal=terminal), Stream(terminal=terminal)
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    say("table\n\nb moves less.\n\nnotice: few", "b moves less.")
+    complain("no :x: [bold]here[/]")
+    for stream, text in zip(
+        streams,
+        ("table\n\nb moves less.\n\nnotice: few\n", "error: no :x: [bold]here[/]\n"),
+        strict=True,
+    ):
+        printed = stream.getvalue()
+        assert ("\x1b[" in printed) == coloured
+        assert re.sub(r"\x1b\[[0-9;]*m", "", printed) == text
+
+
+@pytest.mark.parametrize(("terminal", "term"), [(True, "xterm"), (True, "dumb"), (False, "xterm")])
+def test_a_bar_says_what_it_waits_for_on_a_terminal(monkeypatch, terminal, term):
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Stream(terminal=terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress("net") as report:
+        report(1, 4, "decoding")
+        report(2, 4)
+        report(3, 4, "forward")
+    seen = stream.getvalue()
+    assert ("waits for forward" in seen) == (terminal and term != "dumb")
+    assert (terminal and term != "dumb") or not seen

@@ -1,0 +1,155 @@
+"""Predictions of single photographs at many shifts: where they flip, and how sure they are."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from aliascope.batch import Instrument, view_logits
+from aliascope.images.labels import class_names
+from aliascope.shifts import Border, Shift, largest, windows
+
+RADIUS = 8
+"""Pixels of the network, as far as maps and curves go."""
+
+
+def grid(radius: int = RADIUS) -> list[Shift]:
+    """All shifts up to `radius` along both axes, from the middle outwards.
+
+    >>> [(s.rows, s.columns) for s in grid(1)][:5]
+    [(0, 0), (-1, 0), (0, -1), (0, 1), (1, 0)]
+    """
+    steps = range(-radius, radius + 1)
+    return sorted(
+        (_shift(r, c) for r in steps for c in steps), key=lambda s: s.rows**2 + s.columns**2
+    )
+
+
+def cross(radius: int = RADIUS) -> list[Shift]:
+    """The shifts along one axis at a time, from the middle outwards.
+
+    >>> len(cross(8))
+    33
+    """
+    return [s for s in grid(radius) if 0 in (s.rows, s.columns)]
+
+
+def _shift(rows: int, columns: int) -> Shift:
+    return Shift(f"{rows:+d}, {columns:+d}", rows, columns)
+
+
+@torch.inference_mode()
+def shifted_logits(
+    instrument: Instrument,
+    pixels: Tensor,
+    shifts: Sequence[Shift],
+    *,
+    border: Border = "crop",
+    batch_size: int = 16,
+) -> Iterator[tuple[Sequence[Shift], Float[Tensor, "shifts classes"]]]:
+    """What a classifier says of one photograph under each shift, some shifts at a time.
+
+    Args:
+        instrument: from `prepare`, of a classifier.
+        pixels: (C, H, W) as decoded.
+        shifts: in the network's pixels, in the order in which they are wanted.
+        border: "crop" moves the window over the photograph, "circular" rolls what it shows.
+        batch_size: shifts a forward.
+
+    Raises:
+        ModelError: the crop leaves no such room.
+    """
+    whole = replace(instrument.preprocessing, margin=0)
+    if border == "circular":
+        picture = whole(pixels)
+        views = (picture.roll((s.rows, s.columns), (-2, -1)) for s in shifts)
+    else:
+        picture = whole.widened(largest(shifts))(pixels)
+        views = islice(windows(picture, shifts), 1, None)
+    for start in range(0, len(shifts), batch_size):
+        some = torch.stack([*islice(views, batch_size)])
+        yield shifts[start : start + batch_size], view_logits(instrument, some[None])[:, 0]
+
+
+def shift_curves(
+    instruments: Mapping[str, Instrument],
+    pictures: Mapping[str, Tensor],
+    *,
+    border: Border = "crop",
+    radius: int = RADIUS,
+) -> pd.DataFrame:
+    """Prediction and confidence of single photographs against the shift, along both axes.
+
+    Args:
+        instruments: by name, each from `prepare`, of classifiers.
+        pictures: image id → (C, H, W) as decoded.
+        border: "crop" or "circular".
+        radius: pixels of the network, in each direction; less where the crop leaves less room.
+
+    Returns:
+        A row a picture, model and shift: image_id, model, rows, columns (of the shift, one of them
+        0), prediction, name (of its class, "" where it is not known), confidence (its probability),
+        steady (whether it is that of no shift) and probability (of the class that is predicted
+        without a shift).
+    """
+    room = min((x.preprocessing.room for x in instruments.values()), default=0)
+    plan = cross(radius if border == "circular" else min(radius, room))
+    names = {side: class_names(x.classes) for side, x in instruments.items()}
+    frames = []
+    for image_id, pixels in pictures.items():
+        for name, instrument in instruments.items():
+            found = [z for _, z in shifted_logits(instrument, pixels, plan, border=border)]
+            p = torch.cat(found).double().softmax(-1)  # the first shift is none
+            confidence, prediction = p.max(-1)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "image_id": image_id,
+                        "model": name,
+                        "rows": [s.rows for s in plan],
+                        "columns": [s.columns for s in plan],
+                        "prediction": prediction.tolist(),
+                        "name": [names[name][i] if names[name] else "" for i in prediction],
+                        "confidence": confidence.tolist(),
+                        "steady": (prediction == prediction[0]).tolist(),
+                        "probability": p[:, prediction[0]].tolist(),
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True)
+
+
+def telling(a: pd.DataFrame, b: pd.DataFrame, *, each: int = 2) -> dict[str, str]:
+    """Which photographs to show of two models: those that move most in either, and least in A.
+
+    Who moves more is who keeps the prediction under fewer of the four shifts, then who has the
+    larger logit instability. To show A's alone would flatter B: what is extreme in one measurement
+    is less so in another.
+
+    Args:
+        a: a row an image, as in `Run.images`.
+        b: the other model's, of the same images.
+        each: photographs of each kind.
+
+    Returns:
+        image id → why: "moves most in A", "moves most in B", "moves least in A".
+    """
+    chosen: dict[str, str] = {}
+    groups = dict(zip(a["image_id"], a["group"], strict=True))
+
+    def take(images: pd.DataFrame, why: str, *, least: bool = False) -> None:
+        keys = images.sort_values(["agreement", "logit_instability"], ascending=[not least, least])
+        left = each
+        for image_id in keys["image_id"]:
+            if left and groups.get(image_id) not in {groups[x] for x in chosen} | {None}:
+                chosen[image_id] = why
+                left -= 1
+
+    take(a, "moves most in A")
+    take(b, "moves most in B")
+    take(a, "moves least in A", least=True)
+    return chosen

@@ -1,0 +1,352 @@
+"""Charts as SVG text: small, readable aloud, and inert wherever they are put.
+
+No script, no style sheet, no font and no picture from elsewhere: colours are attributes, so that a
+page keeps its charts under a policy that forbids all styles; classes let a page's own style sheet
+set others (`.baseline`, `.antialiased`, `.control`, `.ink`, `.grid`). Every chart has a title and a
+description, and every mark a `<title>` with its value. All text is escaped.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+COLOURS = {
+    "baseline": "#1b6ca8",
+    "antialiased": "#c8501e",
+    "control": "#767676",
+    "ink": "#333333",
+    "grid": "#d0d0d0",
+}
+"""Of the classes, on white paper."""
+_ROW, _CHARACTER = 20, 6.6
+"""Pixels a line, and about as wide as a letter of 12 pixels is."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One value with its interval, in a row of a chart."""
+
+    role: str
+    """A class: a key of `COLOURS`."""
+    value: int | float
+    low: int | float = math.nan
+    high: int | float = math.nan
+    text: str = ""
+    """What it says when it is pointed at or read aloud; by default the numbers."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve."""
+
+    role: str
+    name: str
+    x: Sequence[int | float]
+    y: Sequence[int | float]
+    hollow: Sequence[bool] = ()
+    """Points that are drawn as rings; none where it is empty."""
+    texts: Sequence[str] = ()
+    """What each point says."""
+
+
+def dots(
+    rows: Mapping[str, Sequence[Mark]],
+    *,
+    title: str,
+    description: str,
+    form: str = ".3g",
+    width: int = 560,
+    zero: bool = True,
+) -> str:
+    """Values with whiskers on one axis: a row a label, a mark a role.
+
+    Args:
+        rows: label → its marks; those that are not finite are left out.
+        title: of the chart.
+        description: what a reader who cannot see it must know.
+        form: number format of ticks and values.
+        width: of the drawing, in its own pixels.
+        zero: whether the axis begins at 0 where no value is negative.
+    """
+    known = [m for marks in rows.values() for m in marks if math.isfinite(m.value)]
+    ends = [x for m in known for x in (m.value, m.low, m.high) if math.isfinite(x)]
+    left = 12 + _CHARACTER * max(map(len, rows), default=0)
+    ticks = _ticks([0.0, *ends] if zero else ends)
+    across = _Scale(ticks, left, width - 24)
+    step = max((len(marks) for marks in rows.values()), default=1)
+    tall = _ROW if step == 1 else 7 + 11 * step
+    bottom = 8 + tall * len(rows)
+    parts = [_axis(ticks, across, 4, bottom, form)]
+    for i, (label, marks) in enumerate(rows.items()):
+        middle = 8 + tall * (i + 0.5)
+        parts.append(_text(left - 10, middle + 4, label, anchor="end"))
+        for j, mark in enumerate(marks):
+            y = middle + 11 * (j - (len(marks) - 1) / 2)
+            parts.append(_dot(mark, across, y, form))
+    return _svg(title, description, width, bottom + 24, parts)
+
+
+def curves(
+    lines: Iterable[Line],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    y_label: str = "",
+    y_range: tuple[int | float, int | float] | None = None,
+    width: int = 360,
+    height: int = 200,
+    log: bool = False,
+    mark: int | float | None = None,
+) -> str:
+    """Curves over one axis, with a ring where a point is hollow.
+
+    Args:
+        lines: what to draw, the last one on top; points that are not finite are left out.
+        title: of the chart.
+        description: what a reader who cannot see it must know.
+        x_label: under the axis.
+        y_label: above it.
+        y_range: by default that of the values.
+        width: of the drawing.
+        height: of the drawing.
+        log: whether y is drawn by its decimal logarithm.
+        mark: an x at which a dashed line stands.
+    """
+    lines = list(lines)
+    values = [y for line in lines for y in line.y if math.isfinite(y) and (y > 0 or not log)]
+    lift = math.log10 if log else float
+    y_ticks = _ticks([lift(y) for y in y_range or values])
+    xs = [x for line in lines for x in line.x]
+    x_ticks = [x for x in _ticks(xs, 4) if min(xs) <= x <= max(xs)]
+    across, up = _Scale(xs or [0, 1], 48, width - 12), _Scale(y_ticks, height - 40, 22)
+    form = "10^{:g}" if log else "{:g}"
+    parts = [_paper(x_ticks, y_ticks, across, up, x_label, y_label, form)]
+    if mark is not None:
+        parts.append(_rule(across(mark), up(y_ticks[0]), across(mark), up(y_ticks[-1]), dash=True))
+    for line in lines:
+        points = [
+            (across(x), up(lift(y)), i)
+            for i, (x, y) in enumerate(zip(line.x, line.y, strict=True))
+            if math.isfinite(y) and (y > 0 or not log)
+        ]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
+        colour = COLOURS[line.role]
+        parts.append(
+            f'<polyline class="{line.role} line" points="{path}" fill="none" stroke="{colour}" '
+            f'stroke-width="1.8"><title>{escape(line.name)}</title></polyline>'
+        )
+        for x, y, i in points if line.texts else ():
+            ring = bool(line.hollow) and line.hollow[i]
+            fill = "#ffffff" if ring else colour
+            kind = "ring" if ring else "point"
+            parts.append(
+                f'<circle class="{line.role} {kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.2" '
+                f'fill="{fill}" stroke="{colour}" stroke-width="1.5">'
+                f"<title>{escape(line.texts[i])}</title></circle>"
+            )
+    return _svg(title, description, width, height, parts)
+
+
+def scatter(
+    marks: Sequence[tuple[str, str, int | float, int | float]],
+    *,
+    title: str,
+    description: str,
+    x_label: str,
+    y_label: str,
+    width: int = 560,
+    height: int = 340,
+) -> str:
+    """Named points.
+
+    Args:
+        marks: (name, role, x, y) of each; those that are not finite are left out.
+        title: of the chart.
+        description: what a reader who cannot see it must know.
+        x_label: under the axis.
+        y_label: above it.
+        width: of the drawing.
+        height: of the drawing.
+    """
+    known = [m for m in marks if math.isfinite(m[2]) and math.isfinite(m[3])]
+    x_ticks, y_ticks = (_ticks([m[i] for m in known]) for i in (2, 3))
+    across, up = _Scale(x_ticks, 54, width - 90), _Scale(y_ticks, height - 40, 22)
+    parts = [_paper(x_ticks, y_ticks, across, up, x_label, y_label)]
+    for name, role, x, y in known:
+        parts.append(
+            f'<circle class="{role} point" cx="{across(x):.1f}" cy="{up(y):.1f}" r="4.5" '
+            f'fill="{COLOURS[role]}"><title>{escape(f"{name}: {x:.4g}, {y:.4g}")}</title></circle>'
+        )
+        parts.append(_text(across(x) + 7, up(y) + 4, name, size=11))
+    return _svg(title, description, width, height, parts)
+
+
+def heat(
+    values: Float[ndarray, "rows columns"],
+    *,
+    title: str,
+    description: str,
+    width: int = 160,
+    box: int | float | tuple[int | float, int | float] | None = None,
+    low: int | float | None = None,
+    high: int | float | None = None,
+) -> str:
+    """A map of grey levels, dark where values are large, with a box around its middle.
+
+    Args:
+        values: as large as it is to be drawn; aggregate what is larger than about 40 × 40.
+        title: of the chart.
+        description: what a reader who cannot see it must know.
+        width: of the drawing.
+        box: sides of the box, as a share of rows and columns: the Nyquist box of a stride is 1/s.
+        low: value of the lightest grey; by default the smallest.
+        high: of the darkest.
+    """
+    rows, columns = values.shape
+    finite = np.nan_to_num(values, nan=np.nanmin(values) if np.isfinite(values).any() else 0)
+    low, high = finite.min() if low is None else low, finite.max() if high is None else high
+    levels = np.clip((finite - low) / max(high - low, 1e-12), 0, 1)
+    shades = np.round(levels * 24).astype(int)  # of which neighbours make one rectangle
+    cell = width / columns
+    paths: dict[int, list[str]] = {}
+    for r in range(rows):
+        edges = [0, *(np.flatnonzero(np.diff(shades[r])) + 1), columns]
+        for c, end in pairwise(edges):
+            wide = (end - c) * cell
+            run = f"M{c * cell:.1f} {r * cell:.1f}h{wide:.1f}v{cell:.1f}h{-wide:.1f}z"
+            paths.setdefault(int(shades[r, c]), []).append(run)
+    parts = [
+        f'<path d="{"".join(runs)}" fill="{colour}" stroke="{colour}" stroke-width="0.4"/>'
+        for colour, runs in ((_grey(shade), runs) for shade, runs in paths.items())
+    ]
+    height = rows * cell
+    if box is not None:
+        tall, wide = box if isinstance(box, tuple) else (box, box)
+        parts.append(
+            f'<rect x="{width * (1 - wide) / 2:.2f}" y="{height * (1 - tall) / 2:.2f}" '
+            f'width="{width * wide:.2f}" height="{height * tall:.2f}" fill="none" '
+            f'stroke="{COLOURS["antialiased"]}" stroke-width="1.6"/>'
+        )
+    return _svg(title, description, width, height, parts)
+
+
+def _grey(shade: int) -> str:
+    grey = round(250 - shade * 9.6)
+    return f"#{grey:02x}{grey:02x}{min(grey + 12, 255):02x}"
+
+
+def _svg(
+    title: str, description: str, width: int | float, height: int | float, parts: Iterable[str]
+) -> str:
+    body = "".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:g}" height="{height:g}" '
+        f'viewBox="0 0 {width:g} {height:g}" font-family="system-ui, sans-serif" font-size="12">'
+        f"<title>{escape(title)}</title><desc>{escape(description)}</desc>{body}</svg>"
+    )
+
+
+def _text(
+    x: int | float, y: int | float, text: str, *, anchor: str = "start", size: int = 12
+) -> str:
+    return (
+        f'<text class="ink" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
+        f'fill="{COLOURS["ink"]}">{escape(text)}</text>'
+    )
+
+
+def _rule(
+    x: int | float, y: int | float, x_end: int | float, y_end: int | float, *, dash: bool = False
+) -> str:
+    kind = ' stroke-dasharray="4 3"' if dash else ""
+    colour = COLOURS["ink" if dash else "grid"]
+    name = "mark" if dash else "grid"
+    return (
+        f'<line class="{name}" x1="{x:.1f}" y1="{y:.1f}" x2="{x_end:.1f}" y2="{y_end:.1f}" '
+        f'stroke="{colour}"{kind}/>'
+    )
+
+
+def _axis(
+    ticks: Sequence[int | float], across: "_Scale", top: int | float, bottom: int | float, form: str
+) -> str:
+    return "".join(
+        _rule(across(t), top, across(t), bottom)
+        + _text(across(t), bottom + 16, format(t, form), anchor="middle", size=11)
+        for t in ticks
+    )
+
+
+def _paper(
+    x_ticks: Sequence[int | float],
+    y_ticks: Sequence[int | float],
+    across: "_Scale",
+    up: "_Scale",
+    x_label: str,
+    y_label: str,
+    form: str = "{:g}",
+) -> str:
+    """Grid, ticks and labels of two axes."""
+    left, right, bottom = across.start, across.start + across.length, up.start
+    lines = [
+        _rule(left, up(y), right, up(y))
+        + _text(left - 4, up(y) + 4, form.format(y), anchor="end", size=11)
+        for y in y_ticks
+    ]
+    lines += [_text(across(x), bottom + 16, f"{x:g}", anchor="middle", size=11) for x in x_ticks]
+    lines += [_text((left + right) / 2, bottom + 34, x_label, anchor="middle")]
+    return "".join([*lines, _text(4, 12, y_label)])
+
+
+def _dot(mark: Mark, across: "_Scale", y: int | float, form: str) -> str:
+    if not math.isfinite(mark.value):
+        return ""
+    x, colour = across(mark.value), COLOURS[mark.role]
+    whisker, limits = "", ""
+    if math.isfinite(mark.low) and math.isfinite(mark.high):
+        a, b = across(mark.low), across(mark.high)
+        whisker = (
+            f'<line class="{mark.role} line" x1="{a:.1f}" y1="{y:.1f}" x2="{b:.1f}" y2="{y:.1f}" '
+            f'stroke="{colour}" stroke-width="2"/>'
+        )
+        limits = f", {mark.low:{form}} to {mark.high:{form}}"
+    text = mark.text or f"{mark.role}: {mark.value:{form}}{limits}"
+    return (
+        f'<g><title>{escape(text)}</title>{whisker}<circle class="{mark.role} point" '
+        f'cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/></g>'
+    )
+
+
+class _Scale:
+    """From values to pixels, linearly."""
+
+    def __init__(self, ticks: Sequence[int | float], start: int | float, end: int | float) -> None:
+        self.low, self.span = min(ticks), max(ticks) - min(ticks) or 1.0
+        self.start, self.length = start, end - start
+
+    def __call__(self, value: int | float) -> float:
+        return self.start + (value - self.low) / self.span * self.length
+
+
+def _ticks(values: Iterable[int | float], about: int = 5) -> list[float]:
+    """Round numbers around the values: steps of 1, 2 or 5 times a power of ten.
+
+    >>> _ticks([0.0, 0.07])
+    [0.0, 0.02, 0.04, 0.06, 0.08]
+    """
+    known = [x for x in values if math.isfinite(x)]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
+        low, high = (low - 0.5, high + 0.5) if low else (0.0, 1.0)
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
