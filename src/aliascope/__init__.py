@@ -8,6 +8,7 @@ errors records text files runtime layers   what travels, and the downsamplers, e
 → batch shiftmap store                     the one batch function; the run directory
 → measure latency compare finetune         the arms
 → figures study                            published protocol; all methods on one table
+→ explorer                                 a page in the browser
 → cli
 
 >>> import aliascope

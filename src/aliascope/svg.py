@@ -249,7 +249,7 @@ def bars(
         description: what a reader who cannot see it must know.
         width: of the drawing.
     """
-    tall, letters = 34, int((width - 60) / _CHARACTER)
+    tall, letters = 34.0, int((width - 60) / _CHARACTER)
     parts = []
     for i, (label, mark) in enumerate(rows):
         y, colour = tall * i, COLOURS[mark.role]
@@ -260,8 +260,8 @@ def bars(
             x = mark.low * width
             tick = _rule(x, y + 17, x, y + 31, dash=True)
         parts.append(
-            f"<g><title>{escape(text)}</title>{_text(0, y + 14, short)}"
-            f"{_text(width, y + 14, f'{mark.value:.1%}', anchor='end')}"
+            f"<g><title>{escape(text)}</title>{_text(0.0, y + 14, short)}"
+            f"{_text(float(width), y + 14, f'{mark.value:.1%}', anchor='end')}"
             f'<rect class="grid" y="{y + 20}" width="{width}" height="8" rx="2" '
             f'fill="{COLOURS["grid"]}"/>'
             f'<rect class="{mark.role} bar" y="{y + 20}" width="{mark.value * width:.1f}" '
@@ -301,17 +301,18 @@ def patches(
         outlined: the place with a frame around it.
         width: of the drawing.
     """
-    left, top = 26, 4
+    left, top = 26.0, 4.0
     cell = (width - left - 4) / (2 * radius + 1)
     side = cell * (2 * radius + 1)
 
     def corner(row: int, column: int) -> tuple[float, float]:
         return left + (column + radius) * cell, top + (row + radius) * cell
 
-    parts = [
+    paper = (
         f'<rect class="paper" x="{left}" y="{top}" width="{side:.1f}" height="{side:.1f}" '
         f'fill="#ffffff" stroke="{COLOURS["grid"]}"/>'
-    ]
+    )
+    parts = [paper]
     for (row, column), patch in sorted(cells.items()):
         x, y = corner(row, column)
         square = (

@@ -45,10 +45,11 @@ def answer(
     """The picture as the network sees it, and what both models say of it."""
     moved = f"{_moved(shown.rows, shown.columns)}, {shown.border}"
     picked = f"{name}, {moved}"
-    parts = [
+    seen = (
         f'<figure class="seen"><img src="{_png(picture)}" alt="{escape(picked)}">'
         f"<figcaption>{escape(name)}<br>{escape(moved)}</figcaption></figure>"
-    ]
+    )
+    parts = [seen]
     for role, spec, top in zip(ROLES, shown.specs, guesses, strict=True):
         rows = [
             (
@@ -229,10 +230,11 @@ def layers(shown: Shown, pairs: Sequence[tuple[Sampling, Sampling]]) -> str:
             for a, b in pairs
         }
         heard = "; ".join(f"{name}: {', '.join(m.text for m in row)}" for name, row in rows.items())
-        chart = dots(rows, title=f"{title} by layer", description=heard, form=".0%", width=460)
+        chart = dots(rows, title=f"{title} by layer", description=heard, form=".0%", width=340)
         charts.append(f"<section><h3>{title}</h3><p>{escape(what)}</p>{chart}</section>")
     return inert(
-        f'<div class="row">{"".join(charts)}</div>{"".join(_spectra(shown, *two) for two in pairs)}'
+        f'<div class="row">{"".join(charts)}</div><div class="layers">'
+        f"{''.join(_spectra(shown, *two) for two in pairs)}</div>"
     )
 
 
@@ -253,7 +255,7 @@ def _spectra(shown: Shown, a: Sampling, b: Sampling) -> str:
             layer.before,
             title=f"{spec}, {layer.name}: spectrum of what is sampled",
             description=f"The box holds what a stride of {pair(*layer.stride)} can keep.",
-            width=150,
+            width=140,
             box=box,
             low=low,
             high=high,
@@ -262,7 +264,7 @@ def _spectra(shown: Shown, a: Sampling, b: Sampling) -> str:
             layer.after,
             title=f"{spec}, {layer.name}: spectrum of the kept samples",
             description=f"{share:.2%} of its energy was folded into it.",
-            width=round(150 * box[1]),
+            width=round(140 * box[1]),
             low=low,
             high=high,
         )

@@ -203,19 +203,12 @@ def page(explorer: Explorer) -> Page:
             "pixels, and where their layers alias.</p>"
         )
         with gr.Row():
-            with gr.Column(scale=2, min_width=280):
-                file = gr.File(label="Drop a photograph", height=120, elem_id="drop")
+            with gr.Column(scale=1, min_width=280):
+                file = gr.File(label="Drop a photograph", height=130, elem_id="drop")
                 names = [(_sample_name(sample), sample) for sample in offer.samples]
                 sample = gr.Radio(names, value=first.sample, label="or take one of these")
-                a = gr.Radio(list(offer.models), value=first.a, label="Model A")
-                repaired = [(f"A repaired: {method}", f"@{method}") for method in METHODS]
-                b = gr.Radio(
-                    [*((spec, spec) for spec in offer.models), *repaired],
-                    value=first.b,
-                    label="Model B (repairs are made here and now, without training)",
-                )
-            with gr.Column(scale=5, min_width=280):
-                notes, answer = _html(), _html("answer")
+            with gr.Column(scale=3, min_width=280, elem_id="top"):
+                notes, answer = _html("notes"), _html("answer")
                 with gr.Row():
                     dx = _slider("Shift to the right, in the network's pixels", "dx")
                     dy = _slider("Shift down, in the network's pixels", "dy")
@@ -224,19 +217,30 @@ def page(explorer: Explorer) -> Page:
                     value=first.border,
                     label="Border",
                 )
-        _text("<h2>Predictions at every shift</h2>")
-        maps = _html("maps")
-        _text("<h2>Confidence along both axes</h2>")
-        curves = _html("curves")
+        with gr.Row():
+            a = gr.Radio(list(offer.models), value=first.a, label="Model A", scale=1)
+            repaired = [(f"A repaired: {method}", f"@{method}") for method in METHODS]
+            b = gr.Radio(
+                [*((spec, spec) for spec in offer.models), *repaired],
+                value=first.b,
+                label="Model B (repairs are made here and now, without training)",
+                scale=3,
+            )
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                _text("<h2>Predictions at every shift</h2>")
+                maps = _html("maps")
+            with gr.Column(scale=1, min_width=280):
+                _text("<h2>Confidence along both axes</h2>")
+                curves = _html("curves")
         _text(
             "<h2>Layers that downsample</h2><p>Of the photograph without a shift. Spectra: mean "
             "power of all channels, logarithmic, zero frequency in the middle, before and after "
             "the sampling; what lies outside of the box is folded into it.</p>"
         )
         layers = _html("layers")
-        with gr.Row():
-            links = _html("links")
-            png = gr.Button("Save as PNG", size="sm", elem_id="png")
+        links = _html("links")
+        png = gr.Button("Save as PNG", size="sm", elem_id="png")
 
         drawn = [notes, answer, maps, curves, links, query]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -16,9 +16,7 @@ async () => {
     const part = document.createElement("div");
     part.className = "scope";
     const shown = document.getElementById(name);
-    for (const row of shown.querySelectorAll(":scope .row, :scope .hint")) {
-      if (!row.parentElement.closest(".row")) part.append(row.cloneNode(true));
-    }
+    part.append(...[...shown.children].map((child) => child.cloneNode(true)));
     part.querySelectorAll("details").forEach((table) => table.remove());
     sheet.append(part);
   }

@@ -159,10 +159,10 @@ class Explorer:
         model = self.model(spec)
         p = known[shift].double().softmax(0)
         unshifted = known[_NO_SHIFT].double().softmax(0)
-        top = p.topk(min(count, len(p)))
+        values, indices = p.topk(min(count, len(p)))
         return [
             Guess(i, model.label(i), value, unshifted[i].item())
-            for value, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            for value, i in zip(values.tolist(), indices.tolist(), strict=True)
         ]
 
     def maps(
@@ -288,7 +288,7 @@ def read_photo(path: Path) -> Photo:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ImageError(f"is larger than {MAX_BYTES // 1_000_000} MB; shrink it")
+            raise ImageError(f"is larger than {MAX_BYTES // 1_000_000} MB; shrink it")  # noqa: TRY301
         pixels, _ = decode(path)
     except ImageError as error:
         raise ImageError(f"{path.name} {error}") from error
