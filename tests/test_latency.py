@@ -348,13 +348,14 @@ def test_json_holds_the_same(clock):
 
 def test_the_table_prints_itself(clock):
     text = str(run(fakes(clock, plain=[10] * 11, blurred=[12] * 11), batch_sizes=[2]))
-    head, table, caption, notice = text.split("\n\n")
+    head, table, verdict, caption, notice = text.split("\n\n")
     assert head.startswith("fp32 on cpu (")
     assert table.splitlines() == [
         "model    batch  ms an image  95 % interval   ratio  95 % interval   rounds  spread",
         "plain    2      5.000        [5.000, 5.000]  1.000  [1.000, 1.000]  11      0.0%",
         "blurred  2      6.000        [6.000, 6.000]  1.200  [1.200, 1.200]  11      0.0%",
     ]
+    assert verdict == "At batch 2 blurred takes 20 % longer than plain (95 % interval 20 to 20 %)."
     assert "batch-norm is not folded" in " ".join(caption.split())
     assert notice.startswith("notice: at batch 2 the 11 rounds")
     assert max(map(len, text.splitlines())) <= 100

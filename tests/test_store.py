@@ -237,6 +237,8 @@ conv1                    patch_embed    4       0.3000 ± 0.2000  –           
 …f.a.module.interpolate  interpolate    1.33    0.4000 ± 0.2000  –            0.2000 ± 0.1000
 pool                     max_blur_pool  2×1     –                –            –
 
+3 photographs: fewer than 30, so that each of them weighs.
+
 notice: the model is no classifier the model is no classifier the model is no classifier the model
   is no classifier the model is no classifier
 skipped 0.png: truncated

@@ -5,9 +5,10 @@ errors records text files runtime layers   what travels, and the downsamplers, e
 → images preprocessing taps                pictures in; where a network samples, and what
 → stability fusion antialias               from logits to figures; from a network to a repaired one
 → models                                   a spec → a network ready to run
-→ batch shiftmap store                     the one batch function; the run directory
+→ batch shiftmap verdicts store            a batch, a photograph → figures; findings in words; runs
 → measure latency compare finetune         the arms
 → figures study                            published protocol; all methods on one table
+→ report                                   a page that people send to each other
 → explorer                                 a page in the browser
 → cli
 

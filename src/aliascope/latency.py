@@ -36,6 +36,7 @@ from aliascope.runtime import (
 from aliascope.statistics import median_interval
 from aliascope.taps import evaluating
 from aliascope.text import columns, interval, number, wrapped
+from aliascope.verdicts import Change, digits, listed
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 11, 200
 _WARM_UP = 3
@@ -44,6 +45,8 @@ _SHORTEST = 1e-3
 """Seconds; a forward that is over sooner is repeated until this long is timed."""
 _BUSY = 0.2
 """Spread beyond which the machine did something else besides."""
+_SAID = 3
+"""Models that a verdict names one by one."""
 
 _now = time.perf_counter
 
@@ -67,9 +70,14 @@ class Latency(Result):
     notices: tuple[str, ...]
     """What to know before trusting the numbers, a sentence each."""
 
+    @property
+    def verdict(self) -> str:
+        """How much longer than the first model the others take, in words."""
+        return " ".join(_sentences(self))
+
     def to_dict(self) -> dict[str, Any]:
         """The same in JSON's own types, the frames as lists of rows; None is NaN."""
-        return plain(vars(self))
+        return plain({"verdict": self.verdict, **vars(self)})
 
     def __str__(self) -> str:
         return "\n\n".join(filter(None, _blocks(self)))
@@ -386,6 +394,32 @@ def _guarded(label: str, shape: tuple[int, ...], device: torch.device) -> Iterat
         ) from error
 
 
+def _sentences(latency: Latency) -> Iterator[str]:
+    """Of more models than a sentence holds, the fastest and the slowest."""
+    reference = latency.info["reference"]
+    rows = latency.table[latency.table["model"] != reference].dropna(subset="ratio")
+    if rows.empty:
+        for row in latency.table.to_dict("records"):
+            low, high = digits(row["low"]), digits(row["high"])
+            yield (
+                f"{row['model']} takes {digits(row['ms_image'])} ms an image at batch "
+                f"{row['batch']} (95 % interval {low} to {high})."
+            )
+    for batch, some in rows.groupby("batch", sort=False):
+        ordered = some.sort_values("ratio", kind="stable")
+        kept = some if len(some) <= _SAID else ordered.iloc[[0, -1]]
+        said = [_longer(row, reference) for row in kept.to_dict("records")]
+        of = "" if kept is some else f"of {len(some)} models "
+        yield f"At batch {batch} {of}{listed(said)}."
+
+
+def _longer(row: dict[Any, Any], reference: str) -> str:
+    change = Change(*(row[name] - 1 for name in ("ratio", "ratio_low", "ratio_high")))
+    amount = change.amount("less", "longer", "as long")
+    joined = "than" if change.value else "as"
+    return f"{row['model']} takes {amount} {joined} {reference} ({change.certainty()})"
+
+
 def _blocks(latency: Latency) -> Iterator[str]:
     """The paragraphs of the printed table, 100 columns wide where the specs allow it."""
     info = latency.info
@@ -396,6 +430,7 @@ def _blocks(latency: Latency) -> Iterator[str]:
     limits = "95 % interval"
     header = ["model", "batch", "ms an image", limits, "ratio", limits, "rounds", "spread"]
     yield columns([header, *(_cells(row) for row in latency.table.to_dict("records"))])
+    yield wrapped([latency.verdict])
     caption = (
         "ms an image: median over rounds of one forward / batch; ratio: to "
         f"{info['reference']} in the same round, median; 95 % intervals: from order statistics; "

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aliascope.batch import Instrument, view_logits
+from aliascope.images.labels import class_names
 from aliascope.shifts import Border, Shift, largest, windows
 
 RADIUS = 8
@@ -125,23 +126,27 @@ def shift_curves(
         radius: pixels of the network, in each direction; less where the crop leaves less room.
 
     Returns:
-        A row a picture, model and shift: image_id, model and the columns of `predictions`; one of
-        rows and columns is 0.
+        A row a picture, model and shift: image_id, model, the columns of `predictions` (one of rows
+        and columns is 0) and name (of the class that is predicted, "" where it is not known).
     """
     room = min((x.preprocessing.room for x in instruments.values()), default=0)
     plan = cross(radius if border == "circular" else min(radius, room))
+    names = {side: class_names(x.classes) for side, x in instruments.items()}
     frames = []
     for image_id, pixels in pictures.items():
         for name, instrument in instruments.items():
             found = [z for _, z in shifted_logits(instrument, pixels, plan, border=border)]
             frame = predictions(plan, torch.cat(found))
+            known = names[name]
+            said = [known[i] if known else "" for i in frame["prediction"]]
+            frame.insert(3, "name", said)
             frame.insert(0, "image_id", image_id)
             frame.insert(1, "model", name)
             frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
 
-def telling(a: pd.DataFrame, b: pd.DataFrame, *, each: int = 3) -> dict[str, str]:
+def telling(a: pd.DataFrame, b: pd.DataFrame, *, each: int = 2) -> dict[str, str]:
     """Which photographs to show of two models: those that move most in either, and least in A.
 
     Who moves more is who keeps the prediction under fewer of the four shifts, then who has the

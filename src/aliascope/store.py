@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -41,7 +41,9 @@ from aliascope.files import (
     write_file,
 )
 from aliascope.records import StridedLayer
+from aliascope.statistics import mean_intervals
 from aliascope.text import columns, pair, wrapped
+from aliascope.verdicts import digits, sample, share, under
 
 State = Literal["running", "complete", "interrupted", "failed"]
 
@@ -151,12 +153,18 @@ class Run:
                 "which measures its images anew"
             ) from error
 
+    @property
+    def verdict(self) -> str:
+        """How far predictions move and which layer aliases most, in words."""
+        return " ".join(_sentences(self)) if len(self.images) else "No image was measured."
+
     def to_dict(self) -> dict[str, Any]:
         """What run.json holds and a summary of the rows, in JSON's own types.
 
         Returns:
-            Besides run.json's keys "path"; "measured", the number of images; "metrics" and, in each
-            of "layers": {mean, std} a metric, None where undefined ("correct" is the accuracy).
+            Besides run.json's keys "path"; "measured", the number of images; "verdict"; "metrics"
+            and, in each of "layers": {mean, std} a metric, None where undefined ("correct" is the
+            accuracy).
         """
         layers = [
             row | _moments(self.layers, self.layers["layer"] == row["name"], _LAYER_METRICS)
@@ -164,7 +172,8 @@ class Run:
         ]
         metrics = _moments(self.images, slice(None), _IMAGE_METRICS)
         del metrics["correct"]["std"]  # of a truth value the mean says all
-        rows = {"path": self.path, "measured": len(self.images), "metrics": metrics}
+        rows = {"path": self.path, "measured": len(self.images), "verdict": self.verdict}
+        rows |= {"metrics": metrics}
         return _record(self) | plain(rows | {"layers": layers})
 
     def __repr__(self) -> str:
@@ -182,7 +191,8 @@ class Run:
         tail += [f"notice: {text}" for text in self.notices]
         tail += [f"skipped {item['image_id']}: {item['reason']}" for item in self.skipped[:5]]
         tail += [f"… and {len(self.skipped) - 5} more"] if len(self.skipped) > 5 else []
-        blocks = [wrapped([head]), columns(means), columns(layers), wrapped(tail)]
+        verdict = wrapped([self.verdict])
+        blocks = [wrapped([head]), columns(means), columns(layers), verdict, wrapped(tail)]
         return "\n\n".join(filter(None, blocks))
 
 
@@ -228,6 +238,8 @@ class RunWriter:
         <BLANKLINE>
         layer  kind  stride  sampled AVR  alias share  read AVR
         conv1  conv  2       –            –            0.0035 ± 0.0007
+        <BLANKLINE>
+        2 photographs: fewer than 30, so that each of them weighs.
         <BLANKLINE>
         skipped c: truncated
     """
@@ -414,6 +426,27 @@ def _record(run: Run) -> dict[str, Any]:
 def _layer(row: dict[str, Any]) -> StridedLayer:
     known: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
     return StridedLayer(**known)
+
+
+def _sentences(run: Run) -> Iterator[str]:
+    """What `Run.verdict` says, from the means over photographs."""
+    images = run.images.set_index("image_id")
+    groups = images["group"] if "group" in images else images.index.to_series()
+    means = mean_intervals(images.reindex(columns=["logit_instability", "agreement"]), groups)
+    means = means.clip(lower=0)  # neither can be negative, an interval of few photographs can
+    if means["value"].notna().all():
+        moved = share(*means.loc["logit_instability"], of="its logits' length")
+        kept = share(*means.loc["agreement"].clip(upper=1), of="them")
+        shifts = under(str(run.config.get("border", "")))
+        yield f"{run.model} moves {shifts} by {moved} and keeps its prediction under {kept}."
+    shares = run.layers.reindex(columns=["layer", "alias_share"]).dropna()
+    if len(shares):
+        folded = shares.groupby("layer", observed=True)["alias_share"].mean().astype(float)
+        yield (
+            f"{folded.idxmax()} aliases most: {digits(100 * folded.max())} % of the energy of its "
+            "samples was folded."
+        )
+    yield sample(len(images), groups.nunique())
 
 
 def _moments(frame: pd.DataFrame, rows: Any, names: dict[str, str]) -> dict[str, dict[str, float]]:

@@ -36,9 +36,9 @@ class Mark:
 
     role: str
     """A class: a key of `COLOURS`."""
-    value: float
-    low: float = math.nan
-    high: float = math.nan
+    value: int | float
+    low: int | float = math.nan
+    high: int | float = math.nan
     text: str = ""
     """What it says when it is pointed at or read aloud; by default the numbers."""
 
@@ -49,8 +49,8 @@ class Line:
 
     role: str
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[int | float]
+    y: Sequence[int | float]
     hollow: Sequence[bool] = ()
     """Points that are drawn as rings; none where it is empty."""
     texts: Sequence[str] = ()
@@ -101,11 +101,11 @@ def curves(
     description: str,
     x_label: str,
     y_label: str = "",
-    y_range: tuple[float, float] | None = None,
+    y_range: tuple[int | float, int | float] | None = None,
     width: int = 360,
     height: int = 200,
     log: bool = False,
-    mark: float | None = None,
+    mark: int | float | None = None,
 ) -> str:
     """Curves over one axis, with a ring where a point is hollow.
 
@@ -125,8 +125,9 @@ def curves(
     values = [y for line in lines for y in line.y if math.isfinite(y) and (y > 0 or not log)]
     lift = math.log10 if log else float
     y_ticks = _ticks([lift(y) for y in y_range or values])
-    x_ticks = _ticks([x for line in lines for x in line.x])
-    across, up = _Scale(x_ticks, 48, width - 12), _Scale(y_ticks, height - 40, 22)
+    xs = [x for line in lines for x in line.x]
+    x_ticks = [x for x in _ticks(xs, 4) if min(xs) <= x <= max(xs)]
+    across, up = _Scale(xs or [0, 1], 48, width - 12), _Scale(y_ticks, height - 40, 22)
     form = "10^{:g}" if log else "{:g}"
     parts = [_paper(x_ticks, y_ticks, across, up, x_label, y_label, form)]
     if mark is not None:
@@ -156,7 +157,7 @@ def curves(
 
 
 def scatter(
-    marks: Sequence[tuple[str, str, float, float]],
+    marks: Sequence[tuple[str, str, int | float, int | float]],
     *,
     title: str,
     description: str,
@@ -195,9 +196,9 @@ def heat(
     title: str,
     description: str,
     width: int = 160,
-    box: float | tuple[float, float] | None = None,
-    low: float | None = None,
-    high: float | None = None,
+    box: int | float | tuple[int | float, int | float] | None = None,
+    low: int | float | None = None,
+    high: int | float | None = None,
 ) -> str:
     """A map of grey levels, dark where values are large, with a box around its middle.
 
@@ -354,7 +355,9 @@ def _grey(shade: int) -> str:
     return f"#{grey:02x}{grey:02x}{min(grey + 12, 255):02x}"
 
 
-def _svg(title: str, description: str, width: float, height: float, parts: Iterable[str]) -> str:
+def _svg(
+    title: str, description: str, width: int | float, height: int | float, parts: Iterable[str]
+) -> str:
     body = "".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:g}" height="{height:g}" '
@@ -363,14 +366,18 @@ def _svg(title: str, description: str, width: float, height: float, parts: Itera
     )
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12) -> str:
+def _text(
+    x: int | float, y: int | float, text: str, *, anchor: str = "start", size: int = 12
+) -> str:
     return (
         f'<text class="ink" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
         f'fill="{COLOURS["ink"]}">{escape(text)}</text>'
     )
 
 
-def _rule(x: float, y: float, x_end: float, y_end: float, *, dash: bool = False) -> str:
+def _rule(
+    x: int | float, y: int | float, x_end: int | float, y_end: int | float, *, dash: bool = False
+) -> str:
     kind = ' stroke-dasharray="4 3"' if dash else ""
     colour = COLOURS["ink" if dash else "grid"]
     name = "mark" if dash else "grid"
@@ -380,7 +387,9 @@ def _rule(x: float, y: float, x_end: float, y_end: float, *, dash: bool = False)
     )
 
 
-def _axis(ticks: Sequence[float], across: "_Scale", top: float, bottom: float, form: str) -> str:
+def _axis(
+    ticks: Sequence[int | float], across: "_Scale", top: int | float, bottom: int | float, form: str
+) -> str:
     return "".join(
         _rule(across(t), top, across(t), bottom)
         + _text(across(t), bottom + 16, format(t, form), anchor="middle", size=11)
@@ -389,8 +398,8 @@ def _axis(ticks: Sequence[float], across: "_Scale", top: float, bottom: float, f
 
 
 def _paper(
-    x_ticks: Sequence[float],
-    y_ticks: Sequence[float],
+    x_ticks: Sequence[int | float],
+    y_ticks: Sequence[int | float],
     across: "_Scale",
     up: "_Scale",
     x_label: str,
@@ -409,7 +418,7 @@ def _paper(
     return "".join([*lines, _text(4, 12, y_label)])
 
 
-def _dot(mark: Mark, across: "_Scale", y: float, form: str) -> str:
+def _dot(mark: Mark, across: "_Scale", y: int | float, form: str) -> str:
     if not math.isfinite(mark.value):
         return ""
     x, colour = across(mark.value), COLOURS[mark.role]
@@ -431,15 +440,15 @@ def _dot(mark: Mark, across: "_Scale", y: float, form: str) -> str:
 class _Scale:
     """From values to pixels, linearly."""
 
-    def __init__(self, ticks: Sequence[float], start: float, end: float) -> None:
-        self.low, self.span = min(ticks), max(ticks) - min(ticks)
+    def __init__(self, ticks: Sequence[int | float], start: int | float, end: int | float) -> None:
+        self.low, self.span = min(ticks), max(ticks) - min(ticks) or 1.0
         self.start, self.length = start, end - start
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: int | float) -> float:
         return self.start + (value - self.low) / self.span * self.length
 
 
-def _ticks(values: Iterable[float], about: int = 5) -> list[float]:
+def _ticks(values: Iterable[int | float], about: int = 5) -> list[float]:
     """Round numbers around the values: steps of 1, 2 or 5 times a power of ten.
 
     >>> _ticks([0.0, 0.07])

@@ -27,6 +27,7 @@ from aliascope.cli.options import (
     defaults_of,
 )
 from aliascope.cli.output import complain, interruptible, print_json, progress, show
+from aliascope.cli.reporting import also_report
 from aliascope.errors import AliascopeError, RunError
 from aliascope.files import file_name
 from aliascope.models import LoadedModel
@@ -181,6 +182,7 @@ def compare(
             first, b, images=images, layer_map=pairs, progress=report, **options
         )
     show(comparison, as_json)
+    also_report(out)
 
 
 def _is_run(text: str) -> bool:

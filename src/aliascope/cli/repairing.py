@@ -10,6 +10,7 @@ import aliascope
 from aliascope.antialias.recipe import Stem
 from aliascope.cli.options import Device, Json, Limit, Model, Weights, defaults_of
 from aliascope.cli.output import interruptible, print_json, progress, show
+from aliascope.cli.reporting import also_report
 from aliascope.layers import Padding, Wavelet
 from aliascope.models import check_name
 from aliascope.study.tradeoffs import compare_methods
@@ -108,6 +109,7 @@ def antialias(
         print_json({"model": str(out), "spec": loaded.spec, **report.to_dict(), **finetuned})
     else:
         typer.echo("\n\n".join(filter(None, [str(report), trained and str(trained)])))
+    also_report(trained.path if trained else None)
 
 
 def methods(
@@ -169,6 +171,7 @@ def methods(
                 progress=progress,
             )
         show(compared, as_json)
+        also_report(out)
         return
     found = aliascope.available_methods()
     if as_json:

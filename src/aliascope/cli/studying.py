@@ -20,6 +20,7 @@ from aliascope.cli.options import (
     numbers,
 )
 from aliascope.cli.output import complain, interruptible, progress, show
+from aliascope.cli.reporting import also_report
 from aliascope.preprocessing import PreprocessingName
 from aliascope.runtime import Precision
 from aliascope.shifts import Border
@@ -137,6 +138,7 @@ def study(
             seed=seed,
         )
     show(summary, as_json)
+    also_report(out)
     for number, why in summary.failed.items():
         complain(f"phase {number}: {why}")
     if summary.failed:

@@ -11,16 +11,20 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
 
+from aliascope.batch import prepare
 from aliascope.compare.pairing import pair_layers, reads_alike
+from aliascope.compare.verdict import unchanged, verdict_of
 from aliascope.errors import RunError
-from aliascope.files import Result, plain
-from aliascope.images import ImageSource
+from aliascope.files import Result, plain, write_file
+from aliascope.images import ImageSource, open_images
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
+from aliascope.shiftmap import shift_curves, telling
 from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
 from aliascope.statistics import Estimate, holm, mean_interval, paired
 from aliascope.store import Run
 from aliascope.text import interval, number, wrapped
+from aliascope.verdicts import FEW
 
 _IMAGE_METRICS = {
     "agreement": "agreement",
@@ -35,8 +39,6 @@ _RESOLUTION = 1e-5
 """Figures of one network agree this far between batch sizes; smaller differences count as none."""
 _UNTESTED = ["low", "high", "change", "change_low", "change_high", "t", "p", "d_z", "p_wilcoxon"]
 """What two maps from different places do not have; the published columns they keep."""
-_FEW = 30
-"""Photographs below which each of them weighs in the intervals."""
 _CAPTION = (
     "An observation is a photograph, the mean of its images. {percent} intervals: Student's, "
     "widened for skewness; of the change Fieller's. p: paired t-test; Holm p: the same, corrected "
@@ -72,9 +74,15 @@ class Comparison(Result):
     notices: tuple[str, ...]
     """What to know before trusting the numbers, a sentence each."""
 
+    @property
+    def verdict(self) -> str:
+        """What was found, in a sentence or two."""
+        return verdict_of(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The same in JSON's own types, the frames as lists of rows; None is NaN or infinite."""
-        return plain(vars(self) | {"prediction_agreement": self.prediction_agreement._asdict()})
+        agreement = {"prediction_agreement": self.prediction_agreement._asdict()}
+        return plain({"verdict": self.verdict, **vars(self), **agreement})
 
     def __str__(self) -> str:
         return "\n\n".join(filter(None, _blocks(self)))
@@ -106,7 +114,8 @@ def compare(
         level: Coverage of the intervals, in (0, 1).
         seed: Of random weights.
         measure_options: Of `measure`: shifts, limit, device, weights, …; `out` is a directory that
-            gets a run directory for each, "A" and "B".
+            gets a run directory for each, "A" and "B", comparison.json, and of classifiers
+            curves.csv: rows of `aliascope.shiftmap.shift_curves` of the photographs that tell most.
 
     Raises:
         RunError: The runs share no image, their layers cannot be paired, or a run cannot be read.
@@ -120,10 +129,14 @@ def compare(
     """
     if not 0 < level < 1:
         raise RunError(f"level must lie between 0 and 1, such as 0.95, but is {level:g}")
+    out = measure_options.pop("out", None)
+    models: list[LoadedModel] = []
     if images is None:
         a, b = (_opened(given, measure_options) for given in (a, b))
     else:
-        a, b = _measured((a, b), images, {"seed": seed, **measure_options})
+        options = {"seed": seed, **measure_options}
+        models = _loaded((a, b), options)
+        a, b = _measured(models, images, options, out)
     pairs = pair_layers(a.model, a.strided_layers, b.model, b.strided_layers, layer_map)
     images_a, images_b = (run.images.set_index("image_id") for run in (a, b))
     ids = images_a.index.intersection(images_b.index, sort=False)
@@ -150,7 +163,7 @@ def compare(
     same = (_predictions(images_a) == _predictions(images_b)).astype("float64")
     share = mean_interval(same["prediction"], groups, level=level)
     borders = dict.fromkeys(str(run.config["border"]) for run in (a, b) if "border" in run.config)
-    return Comparison(
+    found = Comparison(
         model_a=a.model,
         model_b=b.model,
         shifts=" → ".join(borders),
@@ -162,6 +175,10 @@ def compare(
         prediction_agreement=Estimate(*np.clip(share, 0, 1).tolist()),
         notices=tuple(_notices(a, b, groups, pairs, moved, table, layers)),
     )
+    if out is not None and models:
+        found.save(Path(out) / "comparison.json")
+        _keep_curves(Path(out) / "curves.csv", models, (a, b), images, measure_options)
+    return found
 
 
 def _opened(given: Any, measure_options: Mapping[str, Any]) -> Run:
@@ -173,17 +190,58 @@ def _opened(given: Any, measure_options: Mapping[str, Any]) -> Run:
     return given if isinstance(given, Run) else Run.open(given)
 
 
-def _measured(models: Sequence[Any], images: Any, options: dict[str, Any]) -> Iterator[Run]:
-    """Both models' runs, preprocessed as the first one asks."""
+def _loaded(models: Sequence[Any], options: dict[str, Any]) -> list[LoadedModel]:
     if any(isinstance(model, Run) for model in models):
         raise RunError("with images= both models are measured: give models, or leave images out")
     known = {name: options[name] for name in ("weights", "seed") if name in options}
-    loaded = [load_model(model, **known) for model in models]
+    return [load_model(model, **known) for model in models]
+
+
+def _measured(
+    models: list[LoadedModel], images: Any, options: dict[str, Any], out: str | Path | None
+) -> Iterator[Run]:
+    """Both models' runs, preprocessed as the first one asks."""
     if options.get("preprocess", "model") == "model":
-        options = options | {"preprocess": loaded[0].preprocessing}
-    out = options.pop("out", None)
-    for side, model in zip("AB", loaded, strict=True):
+        options = options | {"preprocess": models[0].preprocessing}
+    for side, model in zip("AB", models, strict=True):
         yield measure(model, images, out=None if out is None else Path(out) / side, **options)
+
+
+def _keep_curves(
+    file: Path,
+    models: list[LoadedModel],
+    runs: tuple[Run, Run],
+    images: Any,
+    options: dict[str, Any],
+) -> None:
+    """The shift curves of the photographs that tell most; none of what is no classifier."""
+    if file.exists() or any("sis" not in run.images for run in runs):
+        return
+    chosen = telling(*(run.images for run in runs))
+    source = (
+        images
+        if isinstance(images, ImageSource)
+        else open_images(images, **_only(options, "limit"))
+    )
+    pictures = {image.id: image.pixels for image in source if image.id in chosen}
+    preprocess = options.get("preprocess", "model")
+    instruments = {
+        side: prepare(
+            model,
+            preprocess=models[0].preprocessing if preprocess == "model" else preprocess,
+            border="circular",  # the curves make their views themselves
+            **_only(options, "device", "precision"),
+        )
+        for side, model in zip("AB", models, strict=True)
+    }
+    border = runs[0].config["border"]
+    curves = shift_curves(instruments, pictures, border=border)
+    curves = curves.assign(why=curves["image_id"].map(chosen))
+    write_file(file, curves.to_csv(index=False).encode())
+
+
+def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names if name in options}
 
 
 def _metrics(images: pd.DataFrame) -> pd.DataFrame:
@@ -267,9 +325,9 @@ def _sample(a: Run, b: Run, groups: pd.Series) -> Iterator[str]:
         yield f"{only_a} images only in A and {only_b} only in B are left out"
     if photographs == 1:
         yield "a single photograph gives neither intervals nor paired tests"
-    elif photographs < _FEW:
+    elif photographs < FEW:
         yield (
-            f"{photographs} photographs are few: below {_FEW} each of them weighs in the intervals "
+            f"{photographs} photographs are few: below {FEW} each of them weighs in the intervals "
             "and tests, so measure more"
         )
 
@@ -289,13 +347,10 @@ def _unknown(n: int, images: pd.DataFrame, layers: pd.DataFrame) -> Iterator[str
 
 def _unchanged(images: pd.DataFrame, layers: pd.DataFrame) -> Iterator[str]:
     """Says so where two networks sample the same maps, or are the same altogether."""
-    sampled = layers[layers["metric"].isin(SAMPLED_VARIANTS) & (layers["n"] > 0)]
-    if sampled.empty or np.any(sampled["difference"]):
-        return
-    if np.nan_to_num(images["difference"].to_numpy(float)).any():
-        yield "no sampled column differs: both networks sample the same maps"
-    else:
+    if unchanged(images, layers):
         yield "nothing changed: no sampled column differs, nor does any figure of an image"
+    elif unchanged(images.iloc[:0], layers):
+        yield "no sampled column differs: both networks sample the same maps"
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -314,7 +369,6 @@ def _blocks(c: Comparison) -> Iterator[str]:
     sample += f" of {c.groups} photographs" if c.groups < c.n else ""
     shifts = f", {c.shifts} shifts" if c.shifts else ""
     yield f"A  {c.model_a}\nB  {c.model_b}\n{sample}{shifts}"
-    yield wrapped([", ".join(map(_headline, images))])
     yield "\n".join(_table([_image_cells(row, percent) for row in images]))
     share, low, high = c.prediction_agreement
     if not math.isnan(share):
@@ -326,13 +380,9 @@ def _blocks(c: Comparison) -> Iterator[str]:
     for name in dict.fromkeys(named):
         lines += [name, *(row for row, own in zip(rows, named, strict=True) if own == name)]
     yield "\n".join(lines)
+    yield wrapped([c.verdict])
     yield wrapped([_CAPTION.format(percent=percent)])
     yield wrapped([f"notice: {text}" for text in c.notices])
-
-
-def _headline(row: dict[str, Any]) -> str:
-    form, name = _form(row), _IMAGE_METRICS[row["metric"]]
-    return f"{name} {row['mean_a']:{form}} → {row['mean_b']:{form}}"
 
 
 def _image_cells(row: dict[str, Any], percent: str) -> dict[str, str]:

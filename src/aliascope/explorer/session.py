@@ -247,12 +247,12 @@ class Explorer:
         some = range(0, len(plan), _BATCH)
         for part in (plan[start : start + _BATCH] for start in some):
             with self._computing:
-                missing = [shift for shift in dict.fromkeys(part) if shift not in known]
-                found = shifted_logits(
-                    instrument, photo.pixels, missing, border=border, batch_size=_BATCH
-                )
-                for shifts, logits in found if missing else ():
-                    known |= zip(shifts, logits, strict=True)
+                if missing := [x for x in dict.fromkeys(part) if x not in known]:
+                    found = shifted_logits(
+                        instrument, photo.pixels, missing, border=border, batch_size=_BATCH
+                    )
+                    for shifts, logits in found:
+                        known |= zip(shifts, logits, strict=True)
             yield
 
     @torch.inference_mode()

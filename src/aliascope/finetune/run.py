@@ -26,6 +26,7 @@ from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
 from aliascope.runtime import chosen_device, environment
 from aliascope.text import columns, wrapped
+from aliascope.verdicts import digits
 
 _JUDGED = 128
 """Pictures that tell whether recalibration helped."""
@@ -57,9 +58,14 @@ class FineTuned:
     def __repr__(self) -> str:
         return f"<FineTuned {self.config['model']}, {self.config['steps']} steps>"
 
+    @property
+    def verdict(self) -> str:
+        """What training changed on held-out pictures, in words."""
+        return _verdict(self)
+
     def to_dict(self) -> dict[str, Any]:
         """All but the network as plain values; what is not known is None."""
-        names = ("history", "teacher", "config", "recalibrated", "unreadable")
+        names = ("verdict", "history", "teacher", "config", "recalibrated", "unreadable")
         return plain({name: getattr(self, name) for name in names})
 
     def __str__(self) -> str:
@@ -77,7 +83,8 @@ class FineTuned:
         tail = [f"skipped {name}: {reason}" for name, reason in [*self.unreadable.items()][:5]]
         more = len(self.unreadable) - 5
         tail += [f"… and {more} more"] if more > 0 else []
-        return "\n\n".join(filter(None, [wrapped([head]), columns(rows), wrapped(tail)]))
+        blocks = [wrapped([head]), columns(rows), wrapped([self.verdict]), wrapped(tail)]
+        return "\n\n".join(filter(None, blocks))
 
 
 def finetune(
@@ -214,6 +221,30 @@ def _recalibrated(
     module = recalibrate(student, source, preprocess=preprocessing, limit=None, device=str(device))
     after = divergence(replace(student, module=module), guide, judges, preprocessing, device)
     return module if after < before else student.module
+
+
+def _verdict(found: FineTuned) -> str:
+    """From the first and the last row of the history: means, of which no interval is known."""
+    steps = f"{found.config['steps']} steps"
+    judged = found.history.reindex(columns=["step", *METRICS]).dropna(subset="logit_instability")
+    if judged.empty:
+        return f"After {steps} nothing was judged: no picture was held out."
+    first, last = judged.iloc[0], judged.iloc[-1]
+
+    def told(name: str) -> str:
+        before = "" if len(judged) == 1 else f", before {digits(100 * first[name])} %"
+        teacher = found.teacher.get(name)
+        beside = "" if teacher is None else f", the teacher {digits(100 * teacher)} %"
+        return f"{digits(100 * last[name])} %{before}{beside}"
+
+    sentence = f"After {last['step']:.0f} steps {found.config['model']} "
+    clauses = []
+    if not math.isnan(last["teacher_agreement"]):
+        clauses.append(f"answers as the teacher for {told('teacher_agreement')}")
+    if not math.isnan(last["correct"]):
+        clauses.append(f"names {told('correct')} correctly")
+    clauses.append(f"moves by {told('logit_instability')} of its logits' length")
+    return f"{sentence}{'; '.join(clauses)} (means over the held-out pictures, no interval known)."
 
 
 def _opened(images: Source, limit: int | None) -> ImageSource:

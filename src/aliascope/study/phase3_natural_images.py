@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from aliascope.figures import (
     fig7_layerwise_mean_avr,
@@ -138,9 +141,14 @@ def _profiles(study: Study) -> pd.DataFrame:
             powers = study.powers(role, x, study.settings.reading)
             for name, layer in study.layers[role].items():
                 frequency, energy = radial_profile(powers[layer][0].double())
-                kept = energies.setdefault((role, name), {"energy": []})
+                kept = energies.setdefault((role, name), {"energy": [], "power": []})
                 kept["frequency"] = frequency.numpy()
                 kept["energy"].append((energy / energy.sum()).numpy())
+                kept["power"].append(_binned(powers[layer]))
+    study.keep_arrays(
+        "phase3_spectra",
+        lambda: {f"{role}/{name}": np.mean(x["power"], 0) for (role, name), x in energies.items()},
+    )
     strides = {layer.name: min(layer.stride) for layer in study.instruments[BASELINE].layers}
     frames = []
     for (role, name), kept in energies.items():
@@ -150,3 +158,10 @@ def _profiles(study: Study) -> pd.DataFrame:
         columns |= {"n": len(groups), "photographs": len(set(groups))}
         frames.append(pd.DataFrame(columns | {"cutoff": 1 / strides[name]}))
     return pd.concat(frames)
+
+
+def _binned(power: Tensor) -> np.ndarray:
+    """The share of the energy in each of at most 32 × 32 equal bins, its mean where they split."""
+    share = power.double() / power.double().sum()
+    size = [min(side, 32) for side in share.shape[-2:]]
+    return adaptive_avg_pool2d(share, size)[0].numpy()

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from aliascope.figures import fig13_avr_intervention, fig14_tradeoff, fig15_radial_overlay
 from aliascope.latency import bench
+from aliascope.shiftmap import shift_curves, telling
 from aliascope.shifts import Border
 from aliascope.statistics import mean_intervals, paired
 from aliascope.store import Run
@@ -38,6 +39,7 @@ def compute(study: Study) -> None:
         caption += f" Beside it under {' and '.join(study.moved)} shifts."
     study.write_table("phase5_tradeoff", table, caption, study.run_names(moved=True))
     study.write_rows("effects", _effects(metrics, latency))
+    study.keep_rows("phase5_shift_curves", lambda: _curves(study))
 
 
 def draw(study: Study) -> Iterator[tuple[str, Figure]]:
@@ -95,6 +97,16 @@ def _latency(study: Study) -> pd.DataFrame:
     table = pd.DataFrame(study.keep_record("latency", measured)["table"])
     table["role"] = np.where(table["model"] == settings.baseline, BASELINE, ANTIALIASED)
     return table.set_index(["role", "batch"])
+
+
+def _curves(study: Study) -> pd.DataFrame:
+    """Rows of `shift_curves`, of the photographs that tell most; `why` says what of."""
+    chosen = telling(*(study.runs[role].images for role in ROLES))
+    pictures = {image.id: image.pixels for image in study.source() if image.id in chosen}
+    curves = shift_curves(
+        {role: study.instruments[role] for role in ROLES}, pictures, border=study.shifts[0]
+    )
+    return curves.assign(why=curves["image_id"].map(chosen))
 
 
 def _metrics(images: pd.DataFrame) -> dict[str, pd.DataFrame]:

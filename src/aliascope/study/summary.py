@@ -14,6 +14,7 @@ from aliascope.study.published import PUBLISHED
 from aliascope.study.settings import ANTIALIASED, BASELINE, PRESETS, ROLES
 from aliascope.study.study import Study
 from aliascope.text import columns, interval, number, wrapped
+from aliascope.verdicts import Change, listed, moves, sample, share
 
 _FORMAT = 2
 
@@ -32,9 +33,14 @@ class Summary:
     failed: dict[str, str]
     """Phase → why it was left out, of those that this call was asked for."""
 
+    @property
+    def verdict(self) -> str:
+        """What the intervention bought and cost, in words; "" without phase 5."""
+        return _verdict(found) if (found := self.record["headline"]) else ""
+
     def to_dict(self) -> dict[str, Any]:
         """The record in JSON's own types; None is NaN."""
-        return plain(self.record)
+        return plain({"verdict": self.verdict, **self.record})
 
     def __str__(self) -> str:
         return "\n\n".join(filter(None, _blocks(self)))
@@ -152,19 +158,20 @@ def record_of(
 def _blocks(summary: Summary) -> Iterator[str]:
     record = summary.record
     if found := record["headline"]:
-        yield columns([["", *found["models"].values(), "change"], *_rows(found)])
+        yield columns([["", *found["models"].values(), "change"], *rows_of(found)])
         kept, n, lead = found["predictions_kept"], found["n"], found["shifts"][0]
         crops = f" ({found['photographs']} photographs)" if found["photographs"] < n else ""
-        sample = f"{n} images of {record['study']['images']}{crops}, moved by one pixel. Changes "
-        sample += "with 95 % intervals, an observation a photograph; latency: order statistics "
-        sample += "over rounds."
+        moved = f"{n} images of {record['study']['images']}{crops}, moved by one pixel. Changes "
+        moved += "with 95 % intervals, an observation a photograph; latency: order statistics "
+        moved += "over rounds."
         tests = ", ".join(
             f"{metric.partition(',')[0]} p = {number(_known(p), '.2g')}"
             for metric, p in found["p_paired"].items()
         )
         same = f"Both models give the same prediction for {kept:.1%} of the images. Paired t-tests "
         same += f"under {lead} shifts: {tests}."
-        yield wrapped([sample, same])
+        yield wrapped([summary.verdict])
+        yield wrapped([moved, same])
     skipped = len({item["image_id"] for rows in record["skipped"].values() for item in rows})
     notes = [f"notice: {text}" for text in record["notices"]]
     notes += (
@@ -179,7 +186,31 @@ def _blocks(summary: Summary) -> Iterator[str]:
     yield f"tables, figures and summary.json are in {summary.path}"
 
 
-def _rows(found: dict[str, Any]) -> Iterator[list[str]]:
+def _verdict(found: dict[str, Any]) -> str:
+    a, b = (found["models"][role] for role in ROLES)
+    changes = {
+        title: Change(*map(_known, limits))
+        for title, limits in found["changes"].items()
+        if not math.isnan(_known(limits[0]))
+    }
+    clauses, shifts = [], found["shifts"][0]
+    if change := changes.get(f"logit instability, {shifts}"):
+        clauses.append(moves(a, shifts, change))
+    if change := changes.get("error rate"):
+        amount = f"{change.amount()} often" if change.value else "as often"
+        clauses.append(f"errs {amount} ({change.certainty()})")
+    other = 1 - found["predictions_kept"]
+    clauses.append(f"gives another prediction for {share(other, math.nan, math.nan, 'the images')}")
+    timed = {f"batch {n}": changes.get(f"latency, batch {n}") for n in (1, found["latency_batch"])}
+    clauses += [
+        f"takes {change.amount('less', 'longer', 'as long')} at {batch} ({change.certainty()})"
+        for batch, change in timed.items()
+        if change
+    ]
+    return f"{b} {listed(clauses)}. {sample(found['n'], found['photographs'])}"
+
+
+def rows_of(found: dict[str, Any]) -> Iterator[list[str]]:
     """Cells of the closing table: a metric, both models, the change."""
     lead, *others = found["shifts"]
     lines = {

@@ -6,6 +6,7 @@ circular ones. A control, in which nothing is done but to compute the network de
 difference is worth.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -32,10 +33,11 @@ from aliascope.preprocessing import possible_shifts
 from aliascope.records import Progress
 from aliascope.runtime import chosen_device, environment
 from aliascope.shifts import Border
-from aliascope.statistics import mean_intervals
+from aliascope.statistics import mean_intervals, pareto
 from aliascope.store import Run
 from aliascope.taps import evaluating
 from aliascope.text import columns, number, wrapped
+from aliascope.verdicts import Change, digits, listed, sample, under
 
 TRIED = (
     "blurpool:2",
@@ -57,6 +59,8 @@ CONTROL = "blurpool:1"
 """The network itself, computed densely."""
 SHIFTS: tuple[Border, ...] = ("crop", "native", "circular")
 """How pictures are moved; the first leads."""
+_ROUNDING = 1e-3
+"""A relative change no larger than rounding makes."""
 _STABILITY = ("logit_instability", "agreement", "sis")
 _LAYERS = ("sampled_avr_box", "alias_share")
 
@@ -76,9 +80,14 @@ class Tradeoffs(Result):
     info: dict[str, Any]
     notices: tuple[str, ...]
 
+    @property
+    def verdict(self) -> str:
+        """Which methods no other beats, and what of a difference the control shows too."""
+        return " ".join(_sentences(self))
+
     def to_dict(self) -> dict[str, Any]:
         """The same in JSON's own types; None is NaN."""
-        return plain(vars(self))
+        return plain({"verdict": self.verdict, **vars(self)})
 
     def __str__(self) -> str:
         return "\n\n".join(filter(None, _blocks(self)))
@@ -167,7 +176,9 @@ def compare_methods(
     for suffix in ("", "_low", "_high"):
         table[f"latency_ratio{suffix}"] = table["method"].map(ratios[f"ratio{suffix}"].get)
     notices += [*latency.notices, *latency.failures.values()]
+    seen = original[shifts[0]].images
     settings = {"images": str(images), "limit": limit, "recalibrate_on": str(recalibrate_on or "")}
+    settings |= {"measured": len(seen), "photographs": seen["group"].nunique()}
     info = environment(chosen_device(device)) | settings
     found = Tradeoffs(loaded.spec, table, info, tuple(notices))
     if folder is not None:
@@ -175,8 +186,7 @@ def compare_methods(
         from aliascope.figures import methods_front, save
 
         write_file(folder / "methods.csv", table.to_csv(index=False).encode())
-        moved = len(original[shifts[0]].images)
-        caption = f"{moved} images of {Path(images).name}, {shifts[0]} shifts."
+        caption = f"{len(seen)} images of {Path(images).name}, {shifts[0]} shifts."
         figure = methods_front.draw(table, model=loaded.spec, caption=caption)
         save(figure, folder, "methods_front")
     return found
@@ -302,6 +312,7 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
         "MB": _numbers(table["memory_mb"], ".0f"),
     }
     yield columns([list(cells), *zip(*cells.values(), strict=True)])
+    yield wrapped([found.verdict])
     beside = f"{' and '.join(others)}: logit instability under those; " if others else ""
     caption = (
         "kept: share of images with the original's prediction; logits, agree, SIS: logit "
@@ -312,6 +323,38 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
     )
     yield wrapped([caption])
     yield wrapped([f"notice: {text}" for text in found.notices])
+
+
+def _sentences(found: Tradeoffs) -> Iterator[str]:
+    """By the means, whose intervals stand in the table; of the control what it costs as well."""
+    table = found.table
+    shifts = moved_by(table)[0]
+    steady = f"logit_instability_{shifts}"
+    right, title = (
+        ("top1", "top-1") if table["top1"].notna().all() else ("kept", "predictions kept")
+    )
+    tried = table[~table["method"].isin((ORIGINAL, CONTROL))]
+    best = tried[pareto(tried[steady], -tried[right])].to_dict("records")
+    staged = len(set(tried["stage"])) > 1
+    names = [f"{row['method']} {row['stage']}" if staged else row["method"] for row in best]
+    if names:
+        yield (
+            f"By their means no method tried beats {listed(names)} both in stability "
+            f"{under(shifts)} (logit instability) and in {title}."
+        )
+    before = table.loc[table["stage"] == ORIGINAL].iloc[0]
+    for row in table[table["stage"] == "control"].to_dict("records"):
+        change = row[steady] / before[steady] - 1
+        moved = f"{digits(100 * abs(change))} % {'more' if change > 0 else 'less'} than"
+        moved = moved if abs(change) > _ROUNDING else "as far as"
+        longer = Change(*(row[f"latency_ratio{end}"] - 1 for end in ("", "_low", "_high")))
+        took = f"{longer.amount('less', 'longer', 'as long')} ({longer.certainty()})"
+        yield (
+            f"The control, {row['method']}, which filters nothing, moves {moved} the original"
+            + ("." if math.isnan(longer.value) else f" and takes {took}.")
+        )
+    if "photographs" in found.info:
+        yield sample(found.info["measured"], found.info["photographs"])
 
 
 def moved_by(table: pd.DataFrame) -> list[str]:
