@@ -66,7 +66,7 @@ def headline(study):
     blocks = str(Summary(Path("results"), record, {})).split("\n\n")
     where = f"{record['hardware']}, {record['threads']} threads, "
     where += f"torch {record['versions']['torch']}, {record['study']['precision']}"
-    return f"```\n{chr(10).join(blocks[:3])}\n```\n\nOn {where}."
+    return f"```\n{(2 * chr(10)).join(blocks[:3])}\n```\n\nOn {where}."
 
 
 def layers(study):

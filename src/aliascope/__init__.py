@@ -8,6 +8,8 @@ errors records text files runtime layers   what travels, and the downsamplers, e
 → batch shiftmap verdicts store            a batch, a photograph → figures; findings in words; runs
 → measure latency compare finetune         the arms
 → figures study                            published protocol; all methods on one table
+→ report                                   a page that people send to each other
+→ explorer                                 a page in the browser
 → cli
 
 >>> import aliascope

@@ -24,6 +24,9 @@ from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
 from aliascope.store import Run, RunWriter
 
+_NOTICED = 0.1
+"""Share of the time beyond which waiting for pictures counts: else they lie ready."""
+
 
 def measure(
     model: str | nn.Module | LoadedModel,
@@ -66,7 +69,8 @@ def measure(
         limit: at most so many images.
         seed: of random weights.
         flush_seconds: how much work, in seconds, a kill may cost.
-        progress: called after each batch with the images done and their number, if known.
+        progress: called after each batch with the images done, their number, if known, and what it
+            waited for: "decoding" of pictures, or the "forward" of the network.
 
     Returns:
         The run; `print` shows a table, `.images` and `.layers` are data frames.
@@ -112,15 +116,19 @@ def measure(
         todo = (entry for entry in source.entries() if entry.id not in writer.measured)
         done = len(writer.measured)
         report = progress or (lambda *_: None)
-        report(done, source.count)
+        report(done, source.count, "decoding")
+        asked = time.perf_counter()
         for readable, others in batches(todo, instrument.seen, lambda: sizes.current):
+            got = time.perf_counter()
             for item in others:
                 writer.skip(item.entry.id, item.note)
             if readable:
                 _add_batch(writer, instrument, readable, sizes, labels_fit=fits)
             writer.run.info["batch_size"] = sizes.current
             done += len(readable) + len(others)
-            report(done, source.count)
+            waited, whole = got - asked, time.perf_counter() - asked
+            report(done, source.count, "decoding" if waited > _NOTICED * whole else "forward")
+            asked = time.perf_counter()
         if len(writer.run.skipped) == done:
             reason = writer.run.skipped[0]["reason"] if done else "it yielded none"
             raise ImageError(f"no image of {source.spec} could be measured: {reason}")

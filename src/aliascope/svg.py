@@ -24,6 +24,8 @@ COLOURS = {
     "grid": "#d0d0d0",
 }
 """Of the classes, on white paper."""
+_KINDS = ("#9aa3ad", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+"""Of Okabe and Ito, behind a grey."""
 _ROW, _CHARACTER = 20, 6.6
 """Pixels a line, and about as wide as a letter of 12 pixels is."""
 
@@ -34,9 +36,9 @@ class Mark:
 
     role: str
     """A class: a key of `COLOURS`."""
-    value: float
-    low: float = math.nan
-    high: float = math.nan
+    value: int | float
+    low: int | float = math.nan
+    high: int | float = math.nan
     text: str = ""
     """What it says when it is pointed at or read aloud; by default the numbers."""
 
@@ -47,8 +49,8 @@ class Line:
 
     role: str
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[int | float]
+    y: Sequence[int | float]
     hollow: Sequence[bool] = ()
     """Points that are drawn as rings; none where it is empty."""
     texts: Sequence[str] = ()
@@ -99,11 +101,11 @@ def curves(
     description: str,
     x_label: str,
     y_label: str = "",
-    y_range: tuple[float, float] | None = None,
+    y_range: tuple[int | float, int | float] | None = None,
     width: int = 360,
     height: int = 200,
     log: bool = False,
-    mark: float | None = None,
+    mark: int | float | None = None,
 ) -> str:
     """Curves over one axis, with a ring where a point is hollow.
 
@@ -123,8 +125,9 @@ def curves(
     values = [y for line in lines for y in line.y if math.isfinite(y) and (y > 0 or not log)]
     lift = math.log10 if log else float
     y_ticks = _ticks([lift(y) for y in y_range or values])
-    x_ticks = _ticks([x for line in lines for x in line.x])
-    across, up = _Scale(x_ticks, 48, width - 12), _Scale(y_ticks, height - 40, 22)
+    xs = [x for line in lines for x in line.x]
+    x_ticks = [x for x in _ticks(xs, 4) if min(xs) <= x <= max(xs)]
+    across, up = _Scale(xs or [0, 1], 48, width - 12), _Scale(y_ticks, height - 40, 22)
     form = "10^{:g}" if log else "{:g}"
     parts = [_paper(x_ticks, y_ticks, across, up, x_label, y_label, form)]
     if mark is not None:
@@ -154,7 +157,7 @@ def curves(
 
 
 def scatter(
-    marks: Sequence[tuple[str, str, float, float]],
+    marks: Sequence[tuple[str, str, int | float, int | float]],
     *,
     title: str,
     description: str,
@@ -193,9 +196,9 @@ def heat(
     title: str,
     description: str,
     width: int = 160,
-    box: float | tuple[float, float] | None = None,
-    low: float | None = None,
-    high: float | None = None,
+    box: int | float | tuple[int | float, int | float] | None = None,
+    low: int | float | None = None,
+    high: int | float | None = None,
 ) -> str:
     """A map of grey levels, dark where values are large, with a box around its middle.
 
@@ -236,12 +239,125 @@ def heat(
     return _svg(title, description, width, height, parts)
 
 
+def bars(
+    rows: Sequence[tuple[str, Mark]], *, title: str, description: str, width: int = 320
+) -> str:
+    """Shares of one: a bar a row under its label, and a tick where `low` lies.
+
+    Args:
+        rows: (label, mark) from the top; values in [0, 1].
+        title: of the chart.
+        description: what a reader who cannot see it must know.
+        width: of the drawing.
+    """
+    tall, letters = 34.0, int((width - 60) / _CHARACTER)
+    parts = []
+    for i, (label, mark) in enumerate(rows):
+        y, colour = tall * i, COLOURS[mark.role]
+        short = label if len(label) <= letters else f"{label[: letters - 1]}…"
+        text = mark.text or f"{label}: {mark.value:.1%}"
+        tick = ""
+        if math.isfinite(mark.low):
+            x = mark.low * width
+            tick = _rule(x, y + 17, x, y + 31, dash=True)
+        parts.append(
+            f"<g><title>{escape(text)}</title>{_text(0.0, y + 14, short)}"
+            f"{_text(float(width), y + 14, f'{mark.value:.1%}', anchor='end')}"
+            f'<rect class="grid" y="{y + 20}" width="{width}" height="8" rx="2" '
+            f'fill="{COLOURS["grid"]}"/>'
+            f'<rect class="{mark.role} bar" y="{y + 20}" width="{mark.value * width:.1f}" '
+            f'height="8" rx="2" fill="{colour}"/>{tick}</g>'
+        )
+    return _svg(title, description, width, tall * len(rows), parts)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One square of a map of kinds."""
+
+    kind: int
+    """0 is neutral; the others have a colour and a letter each."""
+    weight: float
+    """In [0, 1]: how strongly it is coloured."""
+    text: str = ""
+    """What it says when it is pointed at or read aloud."""
+
+
+def patches(
+    cells: Mapping[tuple[int, int], Patch],
+    *,
+    radius: int,
+    title: str,
+    description: str,
+    outlined: tuple[int, int] | None = None,
+    width: int = 340,
+) -> str:
+    """A square map of kinds around (0, 0), told apart by colour and letter; white where none is.
+
+    Args:
+        cells: (row, column), each from -radius to radius → what is there.
+        radius: of the map.
+        title: of the chart.
+        description: what a reader who cannot see it must know.
+        outlined: the place with a frame around it.
+        width: of the drawing.
+    """
+    left, top = 26.0, 4.0
+    cell = (width - left - 4) / (2 * radius + 1)
+    side = cell * (2 * radius + 1)
+
+    def corner(row: int, column: int) -> tuple[float, float]:
+        return left + (column + radius) * cell, top + (row + radius) * cell
+
+    paper = (
+        f'<rect class="paper" x="{left}" y="{top}" width="{side:.1f}" height="{side:.1f}" '
+        f'fill="#ffffff" stroke="{COLOURS["grid"]}"/>'
+    )
+    parts = [paper]
+    for (row, column), patch in sorted(cells.items()):
+        x, y = corner(row, column)
+        square = (
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}" '
+            f'fill="{kind_colour(patch.kind)}" fill-opacity="{0.15 + 0.85 * patch.weight:.2f}"/>'
+        )
+        letter = (
+            f'<text x="{x + cell / 2:.1f}" y="{y + cell / 2 + 4:.1f}" text-anchor="middle" '
+            f'font-size="11" fill="#111111">{kind_letter(patch.kind)}</text>'
+        )
+        body = square + letter * bool(patch.kind)
+        parts.append(f"<g><title>{escape(patch.text)}</title>{body}</g>")
+    for at in sorted({-radius, 0, radius}):
+        x, y = corner(at, at)
+        parts.append(_text(left - 5, y + cell / 2 + 4, f"{at:+d}" if at else "0", anchor="end"))
+        middle = x + cell / 2
+        parts.append(_text(middle, top + side + 15, f"{at:+d}" if at else "0", anchor="middle"))
+    if outlined is not None:
+        x, y = corner(*outlined)
+        parts.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}" fill="none" '
+            'stroke="#111111" stroke-width="2.4"/>'
+        )
+    return _svg(title, description, width, top + side + 20, parts)
+
+
+def kind_colour(kind: int) -> str:
+    """Of a `Patch`: grey, then those that the colour-blind tell apart, over and over."""
+    return _KINDS[0] if kind == 0 else _KINDS[1:][(kind - 1) % (len(_KINDS) - 1)]
+
+
+def kind_letter(kind: int) -> str:
+    """Of a `Patch`: none, then a, b, c, …, over and over."""
+    return "" if kind == 0 else chr(ord("a") + (kind - 1) % 26)
+
+
 def _grey(shade: int) -> str:
     grey = round(250 - shade * 9.6)
     return f"#{grey:02x}{grey:02x}{min(grey + 12, 255):02x}"
 
 
-def _svg(title: str, description: str, width: float, height: float, parts: Iterable[str]) -> str:
+def _svg(
+    title: str, description: str, width: int | float, height: int | float, parts: Iterable[str]
+) -> str:
     body = "".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:g}" height="{height:g}" '
@@ -250,14 +366,18 @@ def _svg(title: str, description: str, width: float, height: float, parts: Itera
     )
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12) -> str:
+def _text(
+    x: int | float, y: int | float, text: str, *, anchor: str = "start", size: int = 12
+) -> str:
     return (
         f'<text class="ink" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
         f'fill="{COLOURS["ink"]}">{escape(text)}</text>'
     )
 
 
-def _rule(x: float, y: float, x_end: float, y_end: float, *, dash: bool = False) -> str:
+def _rule(
+    x: int | float, y: int | float, x_end: int | float, y_end: int | float, *, dash: bool = False
+) -> str:
     kind = ' stroke-dasharray="4 3"' if dash else ""
     colour = COLOURS["ink" if dash else "grid"]
     name = "mark" if dash else "grid"
@@ -267,7 +387,9 @@ def _rule(x: float, y: float, x_end: float, y_end: float, *, dash: bool = False)
     )
 
 
-def _axis(ticks: Sequence[float], across: "_Scale", top: float, bottom: float, form: str) -> str:
+def _axis(
+    ticks: Sequence[int | float], across: "_Scale", top: int | float, bottom: int | float, form: str
+) -> str:
     return "".join(
         _rule(across(t), top, across(t), bottom)
         + _text(across(t), bottom + 16, format(t, form), anchor="middle", size=11)
@@ -276,8 +398,8 @@ def _axis(ticks: Sequence[float], across: "_Scale", top: float, bottom: float, f
 
 
 def _paper(
-    x_ticks: Sequence[float],
-    y_ticks: Sequence[float],
+    x_ticks: Sequence[int | float],
+    y_ticks: Sequence[int | float],
     across: "_Scale",
     up: "_Scale",
     x_label: str,
@@ -296,7 +418,7 @@ def _paper(
     return "".join([*lines, _text(4, 12, y_label)])
 
 
-def _dot(mark: Mark, across: "_Scale", y: float, form: str) -> str:
+def _dot(mark: Mark, across: "_Scale", y: int | float, form: str) -> str:
     if not math.isfinite(mark.value):
         return ""
     x, colour = across(mark.value), COLOURS[mark.role]
@@ -318,15 +440,15 @@ def _dot(mark: Mark, across: "_Scale", y: float, form: str) -> str:
 class _Scale:
     """From values to pixels, linearly."""
 
-    def __init__(self, ticks: Sequence[float], start: float, end: float) -> None:
-        self.low, self.span = min(ticks), max(ticks) - min(ticks)
+    def __init__(self, ticks: Sequence[int | float], start: int | float, end: int | float) -> None:
+        self.low, self.span = min(ticks), max(ticks) - min(ticks) or 1.0
         self.start, self.length = start, end - start
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: int | float) -> float:
         return self.start + (value - self.low) / self.span * self.length
 
 
-def _ticks(values: Iterable[float], about: int = 5) -> list[float]:
+def _ticks(values: Iterable[int | float], about: int = 5) -> list[float]:
     """Round numbers around the values: steps of 1, 2 or 5 times a power of ten.
 
     >>> _ticks([0.0, 0.07])

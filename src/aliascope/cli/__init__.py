@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 import aliascope
+from aliascope.cli.exploring import explore
 from aliascope.cli.inspecting import layers, models
 from aliascope.cli.measuring import compare, measure
 from aliascope.cli.output import complain
 from aliascope.cli.repairing import antialias, methods
+from aliascope.cli.reporting import report
 from aliascope.cli.studying import study
 from aliascope.cli.timing import bench
 from aliascope.errors import AliascopeError
@@ -22,7 +24,9 @@ COMMANDS = {
     study: "--limit 4 --phases 1-3 --out results",
     antialias: "efficientnet_lite0 --size 2 --out l.safetensors",
     methods: "--measure efficientnet_lite0 --limit 1 --only ideal --latency-seconds 0",
+    report: "results",
     models: "resnet18",
+    explore: "efficientnet_lite0 efficientnet_lite0_blurpool",
 }
 """Command → what its help shows behind its name, as an example that runs."""
 

@@ -11,6 +11,7 @@ from aliascope.cli.options import (
     PRECISION_HELP,
     PREPROCESS_HELP,
     SHIFTS_HELP,
+    Csv,
     Device,
     Json,
     Limit,
@@ -20,6 +21,7 @@ from aliascope.cli.options import (
     numbers,
 )
 from aliascope.cli.output import complain, interruptible, progress, show
+from aliascope.cli.reporting import also_report
 from aliascope.preprocessing import PreprocessingName
 from aliascope.runtime import Precision
 from aliascope.shifts import Border
@@ -103,6 +105,7 @@ def study(
         bool, typer.Option("--figures-only", help="Only draw the figures again from --out.")
     ] = False,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Run the five-phase study on a pair of models: six tables, fifteen figures, one summary.
 
@@ -136,7 +139,8 @@ def study(
             device=device,
             seed=seed,
         )
-    show(summary, as_json)
+    show(summary, as_json=as_json, as_csv=as_csv)
+    also_report(out)
     for number, why in summary.failed.items():
         complain(f"phase {number}: {why}")
     if summary.failed:

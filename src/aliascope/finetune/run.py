@@ -150,7 +150,7 @@ def finetune(
     student = load_model(model)
     guide = student if teacher is None else load_model(teacher)
     known = student if isinstance(teacher, nn.Module | None) else guide
-    preprocessing = preprocess or known.preprocessing
+    preprocessing = student.prepared(preprocess or known.preprocessing)
     source = _opened(images, limit)
     held_source = None if isinstance(holdout, int) else _opened(holdout, None)
     entries, held_entries = list(source.entries()), []

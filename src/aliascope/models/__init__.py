@@ -15,7 +15,7 @@ where there is none). Conversions can be chained: `…@blurpool:3@adaptive:stem`
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -43,7 +43,13 @@ from aliascope.models.files import (
     recorded,
     write_weights,
 )
-from aliascope.preprocessing import Preprocessing, preprocessing_of
+from aliascope.preprocessing import (
+    RESIZE_224,
+    Preprocessing,
+    PreprocessingName,
+    channels_of,
+    preprocessing_of,
+)
 from aliascope.runtime import uncompiled
 
 __all__ = [
@@ -85,11 +91,17 @@ class LoadedModel:
     @property
     def channels(self) -> int:
         """Of the images that it takes: 1, grey, if its first convolution takes one; else 3, RGB."""
-        return _channels(self.module)
+        return channels_of(self.module)
 
-    def example(self) -> Tensor:
-        """A batch of one blank image of the size that the network takes."""
-        return torch.zeros(1, self.channels, *self.preprocessing.crop)
+    def prepared(self, preprocess: PreprocessingName | Preprocessing | None) -> Preprocessing:
+        """A transform by its name, or as given, for the channels that it takes; None: its own."""
+        named = {None: self.preprocessing, "model": self.preprocessing, "resize224": RESIZE_224}
+        chosen = preprocess if isinstance(preprocess, Preprocessing) else named[preprocess]
+        return chosen.for_channels(self.channels)
+
+    def example(self, size: Sequence[int] | None = None) -> Tensor:
+        """A batch of one blank image, by default of the size that the network takes."""
+        return torch.zeros(1, self.channels, *(size or self.preprocessing.crop))
 
 
 def load_model(
@@ -141,7 +153,7 @@ def load_model(
             pretrained = weights == "pretrained" and file is None
             module = uncompiled(plan.build(pretrained)).eval()
     preprocessing = plan.preprocessing(module)
-    stages = _stages(module, recipes, torch.zeros(1, _channels(module), *preprocessing.crop))
+    stages = _stages(module, recipes, torch.zeros(1, channels_of(module), *preprocessing.crop))
     module, original = _filled(stages, state, file)
     original = made.weights_digest if made else original or weights_digest(module)
     provenance = Provenance(base, tuple(recipes), original, version("aliascope"))
@@ -175,12 +187,6 @@ def save_model(model: LoadedModel, path: str | Path, *, half: bool = False) -> N
             "as package.module:function"
         )
     write_weights(Path(path), model.module, model.provenance, half=half)
-
-
-def _channels(module: nn.Module) -> int:
-    convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
-    first = next(convolutions, None)
-    return 1 if first is not None and first.in_channels == 1 else 3
 
 
 def _wrap(module: nn.Module) -> LoadedModel:

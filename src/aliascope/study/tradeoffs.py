@@ -311,7 +311,7 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
         "latency": _numbers(table["latency_ratio"], ".2f"),
         "MB": _numbers(table["memory_mb"], ".0f"),
     }
-    yield columns([list(cells), *zip(*cells.values(), strict=True)])
+    yield columns([list(cells), *zip(*cells.values(), strict=True)], names=2)
     yield wrapped([found.verdict])
     beside = f"{' and '.join(others)}: logit instability under those; " if others else ""
     caption = (

@@ -1,0 +1,74 @@
+"""What each figure is, in one line: id → name, meaning."""
+
+DEFINITIONS = {
+    "accuracy": (
+        "accuracy",
+        "the share of labelled images whose prediction is their label.",
+    ),
+    "agreement": (
+        "agreement",
+        (
+            "the share of the four one-pixel shifts that leave an image's prediction as it is, "
+            "mean over images."
+        ),
+    ),
+    "logit_instability": (
+        "logit instability",
+        (
+            "how far the logits z move, relative to their size: mean over the shifts d of ‖z − "
+            "z_d‖ / ‖z‖, each with its mean over classes removed. It does not follow confidence."
+        ),
+    ),
+    "sis": (
+        "SIS",
+        (
+            "shift instability score: mean over the shifts of 1 − cos(p, p_d) of the softmax "
+            "outputs, as published. It falls by itself when a network becomes less sure, so read "
+            "it beside the confidence."
+        ),
+    ),
+    "kept": (
+        "same prediction",
+        "the share of images that both models give the same class.",
+    ),
+    "latency": (
+        "latency",
+        "milliseconds an image, median over rounds that time all models.",
+    ),
+    "alias_share": (
+        "alias share",
+        (
+            "‖S(D) − S(L D)‖² / ‖S(D)‖² of the map D that a layer decimates, S the sampling and L "
+            "the ideal low-pass: the share of the kept samples' energy that was folded."
+        ),
+    ),
+    "sampled_avr": (
+        "sampled AVR",
+        (
+            "the share of the energy of D beyond the new grid's cutoff; at one place in a network "
+            "and in its repaired version."
+        ),
+    ),
+    "avr": (
+        "read AVR",
+        (
+            "alias violation ratio, as published: the same of the map that the operation reads. "
+            "In a repaired network it reads another map than in the original."
+        ),
+    ),
+    "shifts": (
+        "crop, native, circular shifts",
+        (
+            "the window moves over the photograph by one of the network's pixels; by one of the "
+            "photograph's own; or the picture is rolled, which tears its border and flatters a "
+            "repair."
+        ),
+    ),
+    "interval": (
+        "95 % interval",
+        (
+            "Student's, widened for skewness, over photographs: the images cut from one are one "
+            "observation."
+        ),
+    ),
+}

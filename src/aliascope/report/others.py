@@ -1,0 +1,262 @@
+"""Reports of what is no study: runs, comparisons, tables of methods, latencies, fine-tuning."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from aliascope.compare import Comparison, compare
+from aliascope.errors import RunError
+from aliascope.latency import Latency
+from aliascope.report import layers, moving
+from aliascope.report.blocks import Card, Chart, Part, Section, Table, cell, limits
+from aliascope.report.recorded import facts, skipped_of
+from aliascope.store import Run
+from aliascope.study.tradeoffs import Tradeoffs
+from aliascope.svg import Line, Mark, curves, dots, scatter
+from aliascope.text import interval
+
+_METRICS = {
+    "accuracy": ("accuracy", ".3f"),
+    "agreement": ("agreement", ".3f"),
+    "logit_instability": ("logit instability", ".4f"),
+    "sis": ("SIS", ".4f"),
+    "confidence": ("confidence", ".3f"),
+}
+
+
+def of_run(path: Path) -> Part:
+    """Of a run directory."""
+    run = Run.open(path)
+    images = run.images
+    known = [
+        m for m in _METRICS if m in images.columns or (m == "accuracy" and "correct" in images)
+    ]
+    values = images.rename(columns={"correct": "accuracy"})
+    means = {m: float(values[m].astype("float64").mean()) for m in known}
+    rows = [
+        [cell(_METRICS[m][0]), cell(x, _METRICS[m][1])]
+        for m, x in means.items()
+        if not math.isnan(x)
+    ]
+    means_by_layer = run.layers.groupby("layer", observed=True, sort=False).mean(numeric_only=True)
+    sections = [Section("Figures", tables=[Table("figures", ["figure", "mean over images"], rows)])]
+    if "agreement" in images:
+        sections.append(_most(images))
+    sections.append(layers.of_run(means_by_layer))
+    border = run.config["border"]
+    return Part(
+        title=run.model,
+        subtitle=f"Run on {run.config['images']}: {len(images)} images, {border} shifts",
+        verdict=run.verdict,
+        sections=sections,
+        notices=run.notices,
+        skipped=skipped_of(run.skipped),
+        facts=facts(run.info),
+    )
+
+
+def _most(images: pd.DataFrame) -> Section:
+    names = ["agreement", "logit_instability", "sis", "confidence"]
+    most = images.sort_values(by=["agreement", "logit_instability"], ascending=[True, False]).head(
+        10
+    )
+    rows = [
+        [cell(str(row["image_id"])), *(cell(float(row[x]), ".3f") for x in names)]
+        for row in most.to_dict("records")
+    ]
+    header = ["image", "agreement", "logit instability", "SIS", "confidence"]
+    return Section("The photographs that move most", tables=[Table("moving", header, rows)])
+
+
+def of_comparison(path: Path, pictures: dict[str, str]) -> Part:
+    """Of comparison.json, or of the runs A and B of a directory."""
+    file = path if path.is_file() else path / "comparison.json"
+    found = Comparison.open(file) if file.exists() else compare(path / "A", path / "B")
+    folder = file.parent
+    sections = []
+    if (folder / "curves.csv").exists():
+        table = pd.read_csv(folder / "curves.csv", keep_default_na=False, dtype={"image_id": str})
+        sections.append(moving.section(table, {"A": "A", "B": "B"}, found.shifts, pictures))
+    sections += [Section("Figures", tables=[_figures(found)]), layers.of_comparison(found.layers)]
+    runs = [Run.open(folder / side) for side in "AB" if (folder / side / "run.json").exists()]
+    sample = f"{found.n} images of {found.groups} photographs"
+    return Part(
+        title=f"{found.model_a} and {found.model_b}",
+        subtitle=f"Comparison: {sample}, {found.shifts} shifts",
+        verdict=found.verdict,
+        roles=[("baseline", f"A, {found.model_a}"), ("antialiased", f"B, {found.model_b}")],
+        cards=[*_cards(found)],
+        sections=sections,
+        notices=found.notices,
+        skipped=skipped_of(x for run in runs for x in run.skipped),
+        facts=facts(runs[-1].info) if runs else [],
+    )
+
+
+def _cards(found: Comparison) -> Iterator[Card]:
+    rows = found.images.set_index("metric").to_dict("index")
+    for metric, (name, form) in _METRICS.items():
+        if (row := rows.get(metric)) is None or metric == "confidence":
+            continue
+        drawn = dots(
+            {"B − A": [Mark("antialiased", row["difference"], row["low"], row["high"])]},
+            title=f"{name}, B − A",
+            description=f"{row['difference']:+.4g} with its interval.",
+            form="g",
+            width=300,
+        )
+        shown = limits(row["difference"], row["low"], row["high"], f"+z{form}").text
+        yield Card(
+            name, format(row["mean_a"], form), format(row["mean_b"], form), shown, drawn, metric
+        )
+    share, low, high = found.prediction_agreement
+    if not math.isnan(share):
+        drawn = dots({"": [Mark("antialiased", share, low, high)]}, title="same prediction",
+                     description=f"{share:.1%} of the images", form=".0%", width=300)  # fmt: skip
+        yield Card("same prediction", "", f"{share:.1%}", interval(low, high, ".1%"), drawn, "kept")
+
+
+def _figures(found: Comparison) -> Table:
+    rows = []
+    for row in found.images.to_dict("records"):
+        name, form = _METRICS[row["metric"]]
+        means = (cell(row[f"mean_{side}"], form) for side in "ab")
+        difference = limits(row["difference"], row["low"], row["high"], f"+z{form}")
+        change = limits(row["change"], row["change_low"], row["change_high"], "+z.1%")
+        rows.append([cell(name), *means, difference, change, cell(row["p"], ".2g")])
+    return Table("figures", ["figure", "A", "B", "B − A", "change", "p"], rows)
+
+
+def of_methods(path: Path) -> Part:
+    """Of methods.json, or of the directory that holds it."""
+    found = Tradeoffs.open(path if path.is_file() else path / "methods.json")
+    table = found.table
+    lead = next(str(x) for x in table if str(x).startswith("logit_instability_"))
+    top = table["top1"].notna().all()
+    accuracy, label = ("top1", "top-1") if top else ("kept", "predictions kept")
+    kinds = {"original": "baseline", "control": "control"}
+    marks = [
+        (f"{row['method']}{' +bn' if row['stage'] == 'recalibrated' else ''}", row)
+        for row in table.to_dict("records")
+    ]
+    charts = [
+        Chart(
+            [
+                scatter(
+                    [(n, kinds.get(r["stage"], "antialiased"), r[x], r[lead]) for n, r in marks],
+                    title=f"logit instability against {word}",
+                    description="Each point is a method; below is steadier.",
+                    x_label=word,
+                    y_label="logit instability",
+                )
+            ],
+            f"Steadier is lower; {side}. +bn: batch-norm recalibrated.",
+        )
+        for x, word, side in (
+            (accuracy, label, "better is to the right"),
+            ("latency_ratio", "latency, ratio to the original", "faster is to the left"),
+        )
+    ]
+    known = [str(x) for x in table if not str(x).endswith(("_low", "_high"))]
+    rows = []
+    for row in table.to_dict("records"):
+        own = []
+        for name in known:
+            if f"{name}_low" in row:
+                own.append(limits(row[name], row[f"{name}_low"], row[f"{name}_high"], ".3f"))
+            else:
+                own.append(cell(row[name], ".1f"))
+        rows.append(own)
+    header = [name.replace("_", " ") for name in known]
+    return Part(
+        title=f"Methods on {found.model}",
+        subtitle=f"Every method, measured on {found.info['images']}",
+        verdict=found.verdict,
+        roles=[
+            ("baseline", "original"),
+            ("control", "control: nothing filtered"),
+            ("antialiased", "a method"),
+        ],
+        sections=[
+            Section("Stability, accuracy, latency", "", charts, [Table("methods", header, rows)])
+        ],
+        notices=found.notices,
+        facts=facts(found.info),
+    )
+
+
+def of_latency(path: Path) -> Part:
+    """Of a file that `Latency.save` wrote."""
+    found = Latency.open(path)
+    rows = found.table.to_dict("records")
+    marks: dict[str, list[Mark]] = {
+        f"{row['model']}, batch {row['batch']}": [
+            Mark("baseline", row["ratio"], row["ratio_low"], row["ratio_high"])
+        ]
+        for row in rows
+    }
+    drawn = dots(marks, title="ratio to the first model", description="Medians over rounds.")
+    cells = [
+        [
+            cell(row["model"]),
+            cell(row["batch"]),
+            limits(row["ms_image"], row["low"], row["high"], ".2f"),
+            limits(row["ratio"], row["ratio_low"], row["ratio_high"], ".3f"),
+        ]
+        for row in rows
+    ]
+    header = ["model", "batch", "ms an image", "ratio"]
+    return Part(
+        title="Latency",
+        subtitle="Forwards of all models side by side, in one process",
+        verdict=found.verdict,
+        sections=[Section("Latency", "", [Chart([drawn])], [Table("latency", header, cells)])],
+        notices=[*found.notices, *found.failures.values()],
+        facts=facts(found.info),
+    )
+
+
+def of_finetuning(path: Path) -> Part:
+    """Of a directory or file finetune.json, whose history it shows."""
+    file = path if path.is_file() else path / "finetune.json"
+    try:
+        record: dict[str, Any] = json.loads(file.read_bytes())
+        history, config = pd.DataFrame(record["history"]), record.get("config", {})
+        steps = history["step"].tolist()
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{file} cannot be read ({error}): fine-tune into it again") from error
+    shown = [x for x in history if x not in ("step", "seconds") and history[x].notna().any()]
+    charts = [
+        Chart(
+            [curves(
+                [Line("antialiased", str(x), steps, history[x].astype(float).tolist(), [],
+                      [f"step {s}: {v:.4g}" for s, v in zip(steps, history[x], strict=True)])],
+                title=str(x).replace("_", " "),
+                description="Against the step.",
+                x_label="step",
+            )],
+            str(x).replace("_", " "),
+        )
+        for x in shown
+        if history[x].notna().sum() > 1
+    ]  # fmt: skip
+    rows = [
+        [
+            cell(row["step"]),
+            *(cell(row[x], ".4g") for x in shown),
+        ]
+        for row in history.to_dict("records")
+    ]
+    model, images = config.get("model", file.parent.name), config.get("images", "")
+    return Part(
+        title=f"Fine-tuning of {model}",
+        subtitle=f"{steps[-1] if steps else 0} steps on {images}; figures on held-out pictures",
+        verdict="",
+        sections=[Section("History", "", charts, [Table("history", ["step", *shown], rows)])],
+        skipped=[*record.get("unreadable", {}).items()],
+        facts=[(k, str(v)) for k, v in config.items()],
+    )

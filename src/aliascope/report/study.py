@@ -1,0 +1,165 @@
+"""The report of a study, from the tables that it wrote."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aliascope.errors import RunError
+from aliascope.report import layers, moving
+from aliascope.report.blocks import Card, Part, Section, Table, cell
+from aliascope.report.recorded import facts, skipped_of
+from aliascope.study import Summary
+from aliascope.study.settings import ANTIALIASED, BASELINE, CONTROL, ROLES
+from aliascope.study.study import read_csv
+from aliascope.study.summary import rows_of
+from aliascope.svg import Mark, dots
+from aliascope.text import interval, number
+
+_CARDS = {
+    "accuracy": ("accuracy", "accuracy", "error rate", ".3f"),
+    "agreement": ("agreement", "agreement", "disagreement, {}", ".3f"),
+    "logit_instability": ("logit instability", "logit_instability", "logit instability, {}", ".4f"),
+    "mean_sis": ("SIS", "sis", "mean SIS, {}", ".4f"),
+    "latency_ms": ("latency, batch 1 (ms)", "latency", "latency, batch 1", ".2f"),
+}
+"""Column of the headline → name, prefix of its limits, metric of its change, format."""
+
+
+def part(path: Path, pictures: dict[str, str]) -> Part:
+    """Read a study's directory.
+
+    Args:
+        path: the directory.
+        pictures: image id → data URI of its thumbnail, of those that may be shown.
+
+    Raises:
+        RunError: its summary is missing or cannot be read.
+    """
+    record = summary_of(path)
+    found, settings = record["headline"], record["study"]
+    roles = [role for role in (BASELINE, CONTROL, ANTIALIASED) if settings.get(role)]
+    names = {role: str(settings[role]) for role in roles}
+    lead = found["shifts"][0] if found else ""
+    n, photographs = (found["n"], found["photographs"]) if found else (None, None)
+    sample = (
+        f"{n} images of {photographs} photographs, {lead} shifts" if found else "no classifiers"
+    )
+    return Part(
+        title=f"{names[BASELINE]} and {names[ANTIALIASED]}",
+        subtitle=f"Study on {settings['images']}: {sample}",
+        verdict=Summary(path, record, {}).verdict,
+        roles=[(role, f"{role}: {name}") for role, name in names.items()],
+        cards=[*_cards(path, found)] if found else [],
+        sections=[*_sections(path, record, roles, pictures)],
+        notices=record["notices"],
+        skipped=skipped_of(x for rows in record["skipped"].values() for x in rows),
+        facts=[*facts(record), ("phases", _phases(record))],
+    )
+
+
+def summary_of(path: Path) -> dict[str, Any]:
+    """What summary.json holds.
+
+    Raises:
+        RunError: there is none, or it cannot be read.
+    """
+    try:
+        return json.loads((path / "summary.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path / 'summary.json'} cannot be read ({error}): let `aliascope study --out {path}` "
+            "finish first"
+        ) from error
+
+
+def _cards(path: Path, found: dict[str, Any]) -> Iterator[Card]:
+    rows = read_csv(path / "tables" / "phase5_tradeoff.csv").set_index("role")
+    for column, (name, prefix, metric, form) in _CARDS.items():
+        values = [found[column][role] for role in ROLES]
+        if any(x is None or math.isnan(x) for x in values):
+            continue
+        ends = ("latency_low_ms", "latency_high_ms") if prefix == "latency" else None
+        low, high = ends or (f"{prefix}_low", f"{prefix}_high")
+        marks = [Mark(r, v, *rows.loc[r, [low, high]]) for r, v in zip(ROLES, values, strict=True)]
+        changed = found["changes"].get(metric.format(found["shifts"][0]))
+        shown = ""
+        if changed and None not in changed:
+            word = {"accuracy": "errors ", "agreement": "other predictions "}.get(column, "")
+            shown = f"{word}{number(changed[0], '+.1%')} {interval(*changed[1:], '+.1%')}"
+        drawn = dots(
+            {role: [mark] for role, mark in zip(ROLES, marks, strict=True)},
+            title=name,
+            description=f"{name}: {values[0]:{form}}, then {values[1]:{form}}.",
+            form="g",
+            width=300,
+            zero=column not in ("agreement", "accuracy"),
+        )
+        yield Card(name, format(values[0], form), format(values[1], form), shown, drawn, prefix)
+    kept = found["predictions_kept"]
+    drawn = dots({"": [Mark(ANTIALIASED, kept)]}, title="same prediction",
+                 description=f"{kept:.1%}", form=".0%", width=300)  # fmt: skip
+    yield Card("same prediction", "", f"{kept:.1%}", "of the images", drawn, "kept")
+
+
+def _sections(
+    path: Path, record: dict[str, Any], roles: list[str], pictures: dict[str, str]
+) -> Iterator[Section]:
+    found = record["headline"]
+    curves = path / "data" / "phase5_shift_curves.csv"
+    if found and curves.exists():
+        named = {role: role for role in ROLES}
+        yield moving.section(read_csv(curves), named, found["shifts"][0], pictures)
+    if found:
+        yield Section("Figures", tables=[_headline(found)])
+    stats = path / "tables" / "phase3_layerwise_avr_stats.csv"
+    sampled = record["study"]["reading"] == "sampled"
+    if stats.exists():
+        yield layers.of_study(read_csv(stats), "sampled_avr" if sampled else "avr", roles)
+    profiles, spectra = (
+        path / "data" / f"phase3_{x}" for x in ("radial_profiles.csv", "spectra.npz")
+    )
+    if profiles.exists() and spectra.exists():
+        yield layers.spectra(dict(np.load(spectra)), read_csv(profiles), sampled)
+    correlation = path / "tables" / "phase4_correlation.csv"
+    if correlation.exists():
+        yield _correlation(read_csv(correlation))
+    if record["published"]:
+        rows = [
+            [cell(x["figure"]), *(cell(x[k], ".4f") for k in ("published", "here", "difference"))]
+            for x in record["published"]
+        ]
+        header = ["figure", "published", "here", "difference"]
+        yield Section("Beside the published study", tables=[Table("published", header, rows)])
+
+
+def _headline(found: dict[str, Any]) -> Table:
+    rows = [[cell(text) for text in row] for row in rows_of(found)]
+    header = ["figure", *found["models"].values(), "change, 95 % interval"]
+    return Table("figures", header, rows)
+
+
+def _correlation(table: pd.DataFrame) -> Section:
+    lead = table["variant"].iloc[0]
+    rows = [
+        [
+            cell(row["layer_name"]),
+            *(cell(row[f"{role}_r"], "+.3f") for role in ROLES),
+            *(cell(row[f"{role}_p_holm"], ".2g") for role in ROLES),
+        ]
+        for row in table[table["variant"] == lead].to_dict("records")
+    ]
+    header = ["layer", *(f"r, {role}" for role in ROLES), *(f"p (Holm), {role}" for role in ROLES)]
+    text = f"Pearson's r over images, of a layer's {lead.replace('_', ' ')} with the image's SIS."
+    return Section(
+        "Does aliasing predict instability?", text, (), [Table("correlation", header, rows)]
+    )
+
+
+def _phases(record: dict[str, Any]) -> str:
+    states = {number: state for number, state in record["phases"].items() if state != "complete"}
+    return "; ".join(f"{n}: {state}" for n, state in states.items()) or "all complete"
