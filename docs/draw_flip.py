@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from aliascope import load_model, open_images
 from aliascope.batch import prepare
-from aliascope.images.labels import class_names
 from aliascope.shiftmap import RADIUS, shift_by, shifted_logits
 from aliascope.shifts import windows
 
@@ -28,13 +27,12 @@ COLOURS = {"EfficientNet-Lite0": "#1b6ca8", "repaired": "#c8501e"}
 def main(image_id=IMAGE):
     pixels = next(image.pixels for image in open_images("photos") if image.id == image_id)
     plan = [shift_by(0, columns) for columns in range(-RADIUS, RADIUS + 1)]
-    names = class_names(1000)
     answers = {}
     for title, spec in MODELS.items():
         instrument = prepare(load_model(spec), device="cpu")
         logits = torch.cat([z for _, z in shifted_logits(instrument, pixels, plan)])
         answers[title] = logits.softmax(-1)
-        preprocessing = instrument.preprocessing
+        preprocessing, names = instrument.preprocessing, instrument.class_names
     wide = preprocessing.widened(RADIUS)(pixels)
     views = [*windows(wide, plan)][1:]
     frames = [frame(view, i, plan, answers, names) for i, view in enumerate(views)]
