@@ -431,7 +431,7 @@ def _table(rows: list[dict[str, str]]) -> list[str]:
     if not rows:
         return [""]
     header = [name.rstrip() for name in rows[0]]
-    return fitted([header, *map(list, map(dict.values, rows))], figures=True)
+    return fitted([header, *([*row.values()] for row in rows)], figures=True)
 
 
 def _form(row: dict[str, Any]) -> str:
