@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
 
-.PHONY: demo test test-all lint bench docs numbers clean
+.PHONY: demo test test-all test-browser lint bench docs numbers clean
 
 demo: .venv
 	$(BIN)/aliascope study --out demo
@@ -13,6 +13,9 @@ test: .venv/dev
 
 test-all: .venv/dev
 	$(BIN)/python -m pytest -n logical --dist loadgroup -m ""
+
+test-browser: .venv/dev
+	$(BIN)/python -m pytest -n logical --dist loadgroup -m browser
 
 lint: .venv/dev
 	$(BIN)/ruff check

@@ -45,7 +45,10 @@ def took(minutes):
     place = environment(torch.device("cpu"))
     where = f"{place['threads']} cores ({place['hardware']}, no GPU)"
     worked = sum(os.times()[:4]) / 60
-    return f"All of it took {minutes:.1f} minutes, {worked:.1f} of processor time, on {where}."
+    shared = " that other work shared" if minutes > 1.5 * worked else ""
+    return (
+        f"All of it took {minutes:.1f} minutes, {worked:.1f} of processor time, on {where}{shared}."
+    )
 
 
 def executed(text):

@@ -21,16 +21,24 @@ HELP, DATA_FLOW = "<!-- the help of every command -->", "<!-- the data flow -->"
 """What stands on a page in the place of what the program itself says."""
 
 
-class Doctests(griffe.Extension):
-    """Examples in docstrings are shown as they are typed; Markdown would take >>> for quotes."""
+class AsMarkdown(griffe.Extension):
+    """Docstrings as Markdown takes them: >>> would be a quote, `Source:` a heading."""
 
     def on_object(self, *, obj, **_):
         """Called by griffe with everything that has been read."""
         if obj.docstring and not obj.is_alias:
-            obj.docstring.value = _EXAMPLE.sub(r"```pycon\n\g<0>\n```", obj.docstring.value)
+            text = _EXAMPLE.sub(r"```pycon\n\g<0>\n```", obj.docstring.value)
+            obj.docstring.value = _SOURCE.sub(
+                lambda m: f"**Source.** {' '.join(m[1].split())}", text
+            )
+
+
+def in_bold(source):
+    return f"**Source.** {' '.join(source[1].split())}"
 
 
 _EXAMPLE = re.compile(r"^>>> .+(?:\n.+)*", flags=re.MULTILINE)
+_SOURCE = re.compile(r"^Source: (.+(?:\n +.+)*)", flags=re.MULTILINE)
 
 
 def on_files(files, config):
@@ -47,7 +55,7 @@ def on_files(files, config):
 def on_page_markdown(markdown, **_):
     """Links that lead somewhere in the repository lead to the same place on the site."""
     markdown = markdown.replace("](../CONTRIBUTING.md)", "](contributing.md)")
-    markdown = re.sub(r"\]\((notebooks/\w+)\.ipynb\)", r"](\1.md)", markdown)
+    markdown = re.sub(r"\]\((\w+/)?(\w+)\.ipynb\)", r"](\1\2.md)", markdown)
     if HELP in markdown:
         markdown = markdown.replace(HELP, helps())
     return markdown.replace(DATA_FLOW, fenced(aliascope.__doc__.split("\n\n")[1]))
@@ -74,7 +82,7 @@ def help_of(words):
 def page_of(notebook, path):
     """A notebook as Markdown: text, code, and what it printed or drew."""
     blocks = [block for cell in notebook["cells"] for block in blocks_of(cell)]
-    download = f"[Download the notebook]({path.name})"
+    download = f'<a href="{path.name}" download>Download the notebook</a>'
     return "\n\n".join([blocks[0], download, *blocks[1:]])
 
 

@@ -83,12 +83,12 @@ def test_the_reference_names_all_that_is_public():
         assert hasattr(importlib.import_module(f"aliascope.{module}"), name), path
 
 
-def test_examples_in_docstrings_are_shown_as_code():
-    text = "What it does.\n\n>>> f(1)\n2\n>>> f(2)\n\nAnd more."
+def test_docstrings_are_markdown():
+    text = "What it does.\n\nSource: one,\n    another.\n\n>>> f(1)\n2\n>>> f(2)\n\nAnd more."
     read = SimpleNamespace(docstring=SimpleNamespace(value=text), is_alias=False)
-    script("site_hooks").Doctests().on_object(obj=read)
-    fenced = "```pycon\n>>> f(1)\n2\n>>> f(2)\n```"
-    assert read.docstring.value == f"What it does.\n\n{fenced}\n\nAnd more."
+    script("site_hooks").AsMarkdown().on_object(obj=read)
+    source, example = "**Source.** one, another.", "```pycon\n>>> f(1)\n2\n>>> f(2)\n```"
+    assert read.docstring.value == f"What it does.\n\n{source}\n\n{example}\n\nAnd more."
 
 
 def test_the_help_on_the_site_is_the_help():

@@ -189,8 +189,8 @@ def test_a_run_says_what_moves_and_what_aliases():
     wanted = [x for mean in means for x in (mean.value, 0.95, mean.low, mean.high)]
     assert said[:8] == pytest.approx([100 * x for x in wanted], rel=0.06)
     assert "under one-pixel native shifts" in run.verdict
-    assert "second aliases most: 30 % of the energy" in run.verdict
-    assert run.verdict.endswith("80 images of 40 photographs.")
+    assert "second aliases most: folded is 30 % of the energy of its samples" in run.verdict
+    assert "80 images of 40 photographs. These are means over photographs" in run.verdict
     assert run.verdict in " ".join(str(run).split())
 
 

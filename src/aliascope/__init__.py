@@ -9,6 +9,7 @@ errors records text files runtime layers   what travels, and the downsamplers, e
 → measure latency compare finetune         the arms
 → figures study                            published protocol; all methods on one table
 → report                                   a page that people send to each other
+→ explorer                                 a page in the browser
 → cli
 
 >>> import aliascope

@@ -25,7 +25,7 @@ def grid(radius: int = RADIUS) -> list[Shift]:
     """
     steps = range(-radius, radius + 1)
     return sorted(
-        (_shift(r, c) for r in steps for c in steps), key=lambda s: s.rows**2 + s.columns**2
+        (shift_by(r, c) for r in steps for c in steps), key=lambda s: s.rows**2 + s.columns**2
     )
 
 
@@ -38,7 +38,8 @@ def cross(radius: int = RADIUS) -> list[Shift]:
     return [s for s in grid(radius) if 0 in (s.rows, s.columns)]
 
 
-def _shift(rows: int, columns: int) -> Shift:
+def shift_by(rows: int, columns: int) -> Shift:
+    """A shift that is named after what it does."""
     return Shift(f"{rows:+d}, {columns:+d}", rows, columns)
 
 
@@ -63,16 +64,50 @@ def shifted_logits(
     Raises:
         ModelError: the crop leaves no such room.
     """
-    whole = replace(instrument.preprocessing, margin=0)
-    if border == "circular":
-        picture = whole(pixels)
-        views = (picture.roll((s.rows, s.columns), (-2, -1)) for s in shifts)
-    else:
-        picture = whole.widened(largest(shifts))(pixels)
-        views = islice(windows(picture, shifts), 1, None)
+    views = shifted_pictures(instrument, pixels, shifts, border=border)
     for start in range(0, len(shifts), batch_size):
         some = torch.stack([*islice(views, batch_size)])
         yield shifts[start : start + batch_size], view_logits(instrument, some[None])[:, 0]
+
+
+def shifted_pictures(
+    instrument: Instrument, pixels: Tensor, shifts: Sequence[Shift], *, border: Border = "crop"
+) -> Iterator[Float[Tensor, "chan height width"]]:
+    """What the network is shown of one photograph under each shift, in [0, 1]."""
+    whole = replace(instrument.preprocessing, margin=0)
+    if border == "circular":
+        picture = whole(pixels)
+        return (picture.roll((s.rows, s.columns), (-2, -1)) for s in shifts)
+    picture = whole.widened(largest(shifts))(pixels)
+    return islice(windows(picture, shifts), 1, None)
+
+
+def predictions(shifts: Sequence[Shift], logits: Float[Tensor, "shifts classes"]) -> pd.DataFrame:
+    """What a classifier says under each shift, against what it says under none, the first.
+
+    Args:
+        shifts: the first one is none, as in `grid` and `cross`.
+        logits: of each.
+
+    Returns:
+        A row a shift: rows, columns, prediction, confidence (its probability), steady (whether it
+        is that of no shift) and probability (of the class that is predicted without a shift).
+
+    >>> predictions(grid(1)[:2], torch.tensor([[2.0, 0], [0, 0]]))["probability"].round(2).tolist()
+    [0.88, 0.5]
+    """
+    p = logits.double().softmax(-1)
+    confidence, prediction = p.max(-1)
+    return pd.DataFrame(
+        {
+            "rows": [s.rows for s in shifts],
+            "columns": [s.columns for s in shifts],
+            "prediction": prediction.tolist(),
+            "confidence": confidence.tolist(),
+            "steady": (prediction == prediction[0]).tolist(),
+            "probability": p[:, prediction[0]].tolist(),
+        }
+    )
 
 
 def shift_curves(
@@ -91,10 +126,8 @@ def shift_curves(
         radius: pixels of the network, in each direction; less where the crop leaves less room.
 
     Returns:
-        A row a picture, model and shift: image_id, model, rows, columns (of the shift, one of them
-        0), prediction, name (of its class, "" where it is not known), confidence (its probability),
-        steady (whether it is that of no shift) and probability (of the class that is predicted
-        without a shift).
+        A row a picture, model and shift: image_id, model, the columns of `predictions` (one of rows
+        and columns is 0) and name (of the class that is predicted, "" where it is not known).
     """
     room = min((x.preprocessing.room for x in instruments.values()), default=0)
     plan = cross(radius if border == "circular" else min(radius, room))
@@ -103,23 +136,13 @@ def shift_curves(
     for image_id, pixels in pictures.items():
         for name, instrument in instruments.items():
             found = [z for _, z in shifted_logits(instrument, pixels, plan, border=border)]
-            p = torch.cat(found).double().softmax(-1)  # the first shift is none
-            confidence, prediction = p.max(-1)
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "image_id": image_id,
-                        "model": name,
-                        "rows": [s.rows for s in plan],
-                        "columns": [s.columns for s in plan],
-                        "prediction": prediction.tolist(),
-                        "name": [names[name][i] if names[name] else "" for i in prediction],
-                        "confidence": confidence.tolist(),
-                        "steady": (prediction == prediction[0]).tolist(),
-                        "probability": p[:, prediction[0]].tolist(),
-                    }
-                )
-            )
+            frame = predictions(plan, torch.cat(found))
+            known = names[name]
+            said = [known[i] if known else "" for i in frame["prediction"]]
+            frame.insert(3, "name", said)
+            frame.insert(0, "image_id", image_id)
+            frame.insert(1, "model", name)
+            frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
 

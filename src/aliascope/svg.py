@@ -24,6 +24,8 @@ COLOURS = {
     "grid": "#d0d0d0",
 }
 """Of the classes, on white paper."""
+_KINDS = ("#9aa3ad", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+"""Of Okabe and Ito, behind a grey."""
 _ROW, _CHARACTER = 20, 6.6
 """Pixels a line, and about as wide as a letter of 12 pixels is."""
 
@@ -235,6 +237,117 @@ def heat(
             f'stroke="{COLOURS["antialiased"]}" stroke-width="1.6"/>'
         )
     return _svg(title, description, width, height, parts)
+
+
+def bars(
+    rows: Sequence[tuple[str, Mark]], *, title: str, description: str, width: int = 320
+) -> str:
+    """Shares of one: a bar a row under its label, and a tick where `low` lies.
+
+    Args:
+        rows: (label, mark) from the top; values in [0, 1].
+        title: of the chart.
+        description: what a reader who cannot see it must know.
+        width: of the drawing.
+    """
+    tall, letters = 34.0, int((width - 60) / _CHARACTER)
+    parts = []
+    for i, (label, mark) in enumerate(rows):
+        y, colour = tall * i, COLOURS[mark.role]
+        short = label if len(label) <= letters else f"{label[: letters - 1]}…"
+        text = mark.text or f"{label}: {mark.value:.1%}"
+        tick = ""
+        if math.isfinite(mark.low):
+            x = mark.low * width
+            tick = _rule(x, y + 17, x, y + 31, dash=True)
+        parts.append(
+            f"<g><title>{escape(text)}</title>{_text(0.0, y + 14, short)}"
+            f"{_text(float(width), y + 14, f'{mark.value:.1%}', anchor='end')}"
+            f'<rect class="grid" y="{y + 20}" width="{width}" height="8" rx="2" '
+            f'fill="{COLOURS["grid"]}"/>'
+            f'<rect class="{mark.role} bar" y="{y + 20}" width="{mark.value * width:.1f}" '
+            f'height="8" rx="2" fill="{colour}"/>{tick}</g>'
+        )
+    return _svg(title, description, width, tall * len(rows), parts)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One square of a map of kinds."""
+
+    kind: int
+    """0 is neutral; the others have a colour and a letter each."""
+    weight: float
+    """In [0, 1]: how strongly it is coloured."""
+    text: str = ""
+    """What it says when it is pointed at or read aloud."""
+
+
+def patches(
+    cells: Mapping[tuple[int, int], Patch],
+    *,
+    radius: int,
+    title: str,
+    description: str,
+    outlined: tuple[int, int] | None = None,
+    width: int = 340,
+) -> str:
+    """A square map of kinds around (0, 0), told apart by colour and letter; white where none is.
+
+    Args:
+        cells: (row, column), each from -radius to radius → what is there.
+        radius: of the map.
+        title: of the chart.
+        description: what a reader who cannot see it must know.
+        outlined: the place with a frame around it.
+        width: of the drawing.
+    """
+    left, top = 26.0, 4.0
+    cell = (width - left - 4) / (2 * radius + 1)
+    side = cell * (2 * radius + 1)
+
+    def corner(row: int, column: int) -> tuple[float, float]:
+        return left + (column + radius) * cell, top + (row + radius) * cell
+
+    paper = (
+        f'<rect class="paper" x="{left}" y="{top}" width="{side:.1f}" height="{side:.1f}" '
+        f'fill="#ffffff" stroke="{COLOURS["grid"]}"/>'
+    )
+    parts = [paper]
+    for (row, column), patch in sorted(cells.items()):
+        x, y = corner(row, column)
+        square = (
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}" '
+            f'fill="{kind_colour(patch.kind)}" fill-opacity="{0.15 + 0.85 * patch.weight:.2f}"/>'
+        )
+        letter = (
+            f'<text x="{x + cell / 2:.1f}" y="{y + cell / 2 + 4:.1f}" text-anchor="middle" '
+            f'font-size="11" fill="#111111">{kind_letter(patch.kind)}</text>'
+        )
+        body = square + letter * bool(patch.kind)
+        parts.append(f"<g><title>{escape(patch.text)}</title>{body}</g>")
+    for at in sorted({-radius, 0, radius}):
+        x, y = corner(at, at)
+        parts.append(_text(left - 5, y + cell / 2 + 4, f"{at:+d}" if at else "0", anchor="end"))
+        middle = x + cell / 2
+        parts.append(_text(middle, top + side + 15, f"{at:+d}" if at else "0", anchor="middle"))
+    if outlined is not None:
+        x, y = corner(*outlined)
+        parts.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}" fill="none" '
+            'stroke="#111111" stroke-width="2.4"/>'
+        )
+    return _svg(title, description, width, top + side + 20, parts)
+
+
+def kind_colour(kind: int) -> str:
+    """Of a `Patch`: grey, then those that the colour-blind tell apart, over and over."""
+    return _KINDS[0] if kind == 0 else _KINDS[1:][(kind - 1) % (len(_KINDS) - 1)]
+
+
+def kind_letter(kind: int) -> str:
+    """Of a `Patch`: none, then a, b, c, …, over and over."""
+    return "" if kind == 0 else chr(ord("a") + (kind - 1) % 26)
 
 
 def _grey(shade: int) -> str:

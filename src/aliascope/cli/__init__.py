@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import aliascope
+from aliascope.cli.exploring import explore
 from aliascope.cli.inspecting import layers, models
 from aliascope.cli.measuring import compare, measure
 from aliascope.cli.output import complain
@@ -25,6 +26,7 @@ COMMANDS = {
     methods: "--measure efficientnet_lite0 --limit 1 --only ideal --latency-seconds 0",
     report: "results",
     models: "resnet18",
+    explore: "efficientnet_lite0 efficientnet_lite0_blurpool",
 }
 """Command → what its help shows behind its name, as an example that runs."""
 
