@@ -37,9 +37,9 @@ def main():
 
 
 def small(screenshot):
-    """Of 64 colours, without dithering: a third of the bytes."""
+    """Of 256 colours: a third of the bytes."""
     picture = PIL.Image.open(BytesIO(screenshot)).convert("RGB")
-    return picture.quantize(64, dither=PIL.Image.Dither.NONE)
+    return picture.quantize(256, dither=PIL.Image.Dither.NONE)
 
 
 if __name__ == "__main__":

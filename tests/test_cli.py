@@ -52,6 +52,10 @@ def hidden():
             return x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).amax((3, 5))
     return nn.Sequential(Hidden(), *flat())
 
+def small():  # of 32 × 32 pixels and nothing else
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                         nn.Linear(8 * 16 * 16, 10))
+
 def broken():
     return nn.Sequential(nn.Linear(5, 5))
 
@@ -213,6 +217,20 @@ def test_layers_shows_the_network_pictures_of_the_size_given(run, folder):
     status, out, err = run("layers toy:net --size 32x40")
     assert (status, err) == (0, "")
     assert "3×32×40" in out
+
+
+def test_what_a_spec_converts_is_tried_on_pictures_of_the_size_given(run, folder):
+    spec = "toy:small@blurpool:2"
+    status, out, err = run(f"layers {spec} --size 32")
+    assert (status, err) == (0, "")
+    assert "max_blur_pool" in out
+    given = "--images pictures --limit 2 --device cpu --size 32"
+    for command in (f"measure {spec} {given}", f"compare toy:small {spec} {given}"):
+        status, _, err = run(command)
+        assert status == 0, err
+    status, _, err = run(f"layers {spec}")
+    assert status == 1  # on the 224 × 224 pixels that it does not take
+    assert f"{spec} failed on an image of shape (1, 3, 224, 224): " in err
 
 
 def test_layers_does_not_say_of_what_it_cannot_see_that_it_is_not_there(run, folder):

@@ -121,7 +121,8 @@ def test_nothing_is_measured_twice(found, folder, monkeypatch):
     assert kept["sis_crop"].tolist() == pytest.approx(again.table["sis_crop"].tolist())
 
 
-def test_it_prints_what_the_table_holds(found):
+def test_it_prints_what_the_table_holds(found, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     text = str(found[0])
     line = next(line for line in text.splitlines() if line.startswith("blurpool:3  zero-shot"))
     row = rows(found[0]).loc["blurpool:3", "zero-shot"]

@@ -196,7 +196,7 @@ def test_a_run_says_what_moves_and_what_aliases():
 
 def test_a_run_without_classes_tells_of_its_layers_alone():
     verdict = measured({"note": ["", ""]}, {"first": [0.1, 0.1]}).verdict
-    assert verdict.startswith("first aliases most: 10 % ")
+    assert verdict.startswith("first aliases most: folded is 10 % ")
     assert "shifts" not in verdict
 
 

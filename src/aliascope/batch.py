@@ -57,6 +57,8 @@ class Instrument:
     """Of the forward; ratios are computed in float32 all the same."""
     classes: int | None
     """Number of logits; None where the model is no classifier."""
+    class_names: tuple[str, ...]
+    """Of the classes; empty where the model does not say what its outputs mean."""
     border: Border
     """Of the shifted views."""
     singly: bool
@@ -137,6 +139,7 @@ def prepare(
         device=place,
         precision=precision,
         classes=classes,
+        class_names=model.class_names or (),
         border=border,
         singly=singly,
         no_classifier=no_classifier,

@@ -398,7 +398,7 @@ def _guarded(label: str, shape: tuple[int, ...], device: torch.device) -> Iterat
 def _sentences(latency: Latency) -> Iterator[str]:
     """Of more models than a sentence holds, the fastest and the slowest."""
     reference = latency.info["reference"]
-    rows = latency.table[latency.table["model"] != reference].dropna(subset="ratio")
+    rows = latency.table.query("model != @reference and ratio == ratio")
     if rows.empty:
         for row in latency.table.to_dict("records"):
             low, high = digits(row["low"]), digits(row["high"])

@@ -18,7 +18,7 @@ from aliascope.batch import Instrument, Ops, prepare, rows_of
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import Preprocessing, PreprocessingName
+from aliascope.preprocessing import Preprocessing, PreprocessingName, crop_of
 from aliascope.records import Report
 from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
@@ -84,7 +84,7 @@ def measure(
     >>> run.layers[["layer", "order"]].drop_duplicates().values.tolist()
     [['0', 0]]
     """
-    loaded = load_model(model, weights=weights, seed=seed)
+    loaded = load_model(model, weights=weights, seed=seed, size=crop_of(preprocess))
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
     instrument = prepare(
         loaded, preprocess=preprocess, ops=ops, precision=precision, device=device, border=shifts

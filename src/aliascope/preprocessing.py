@@ -324,6 +324,29 @@ def from_torchvision(preset: Any) -> Preprocessing:
     )
 
 
+def crop_of(
+    preprocess: PreprocessingName | Preprocessing, size: str | None = None
+) -> tuple[int, int] | None:
+    """Rows and columns that a network is to take; None where that is its own affair.
+
+    Args:
+        preprocess: a transform, or its name.
+        size: what stands in place of its crop, as for `customised`.
+
+    Raises:
+        ModelError: `size` cannot be read.
+
+    >>> crop_of("model"), crop_of("resize224"), crop_of("model", "32x40")
+    (None, (224, 224), (32, 40))
+    """
+    if size is not None:
+        rows, columns, *_ = _whole("--size", size) * 2
+        return rows, columns
+    if isinstance(preprocess, Preprocessing):
+        return preprocess.crop
+    return RESIZE_224.crop if preprocess == "resize224" else None
+
+
 def customised(
     base: Preprocessing,
     *,
@@ -352,9 +375,8 @@ def customised(
     """
     values: dict[str, Any] = {}
     if size is not None:
-        crop = _whole("--size", size) * 2
-        values["crop"] = crop[:2]
-        values["resize"] = _scaled(base, crop[:2])
+        values["crop"] = crop = crop_of(base, size)
+        values["resize"] = _scaled(base, crop)
     if resize is not None:
         values["resize"] = _whole("--resize", resize)
     for name, text in {"mean": mean, "std": std}.items():

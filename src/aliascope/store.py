@@ -446,9 +446,10 @@ def _sentences(run: Run) -> Iterator[str]:
     """What `Run.verdict` says, from the means over photographs."""
     images = run.images.set_index("image_id")
     groups = images["group"] if "group" in images else images.index.to_series()
+    photographs = len(set(groups))
     means = mean_intervals(images.reindex(columns=["logit_instability", "agreement"]), groups)
     means = means.clip(lower=0)  # neither can be negative, an interval of few photographs can
-    if means["value"].notna().all():
+    if np.isfinite(means["value"].to_numpy(float)).all():
         moved = share(*means.loc["logit_instability"], of="its logits' length")
         kept = share(*means.loc["agreement"].clip(upper=1), of="them")
         shifts = under(str(run.config.get("border", "")))
@@ -460,8 +461,8 @@ def _sentences(run: Run) -> Iterator[str]:
         most = folded["value"].idxmax()
         energy = share(*folded.loc[most].clip(0, 1), of="the energy of its samples")
         yield f"{most} aliases most: folded is {energy}."
-    yield sample(len(images), groups.nunique())
-    if groups.nunique() < len(images):
+    yield sample(len(images), photographs)
+    if photographs < len(images):
         yield "These are means over photographs, in the table over images."
 
 

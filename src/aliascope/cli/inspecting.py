@@ -1,7 +1,7 @@
 """What there is: models that can be named, and the layers of one."""
 
 from collections import Counter
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from typing import Annotated
 
 import pandas as pd
@@ -10,7 +10,7 @@ import typer
 import aliascope
 from aliascope.cli.options import Csv, Json, Model, Size
 from aliascope.cli.output import notify, print_csv, print_json, say
-from aliascope.preprocessing import customised
+from aliascope.preprocessing import crop_of, customised
 from aliascope.records import StridedLayer
 from aliascope.runtime import failures_named
 from aliascope.taps import trace
@@ -26,9 +26,9 @@ def layers(model: Model, size: Size = None, as_json: Json = False, as_csv: Csv =
 
     No weights are needed: the operations are found by running the network on a blank image.
     """
-    loaded = aliascope.load_model(model, weights="random")
+    loaded = aliascope.load_model(model, weights="random", size=crop_of("model", size))
     preprocessing = customised(loaded.preprocessing, size=size)
-    example = replace(loaded, preprocessing=preprocessing).example()
+    example = loaded.example(preprocessing.crop)
     with failures_named(model, example.shape):
         recorded = trace(loaded.module, example)
     found = recorded.strided_layers()

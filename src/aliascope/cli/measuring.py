@@ -33,7 +33,13 @@ from aliascope.cli.reporting import also_report
 from aliascope.errors import AliascopeError, RunError
 from aliascope.files import file_name
 from aliascope.models import LoadedModel
-from aliascope.preprocessing import RESIZE_224, Preprocessing, PreprocessingName, customised
+from aliascope.preprocessing import (
+    RESIZE_224,
+    Preprocessing,
+    PreprocessingName,
+    crop_of,
+    customised,
+)
 
 _MEASURE = defaults_of(aliascope.measure)
 
@@ -85,7 +91,9 @@ def measure(
     for spec in models:
         try:
             with interruptible(kept=out is not None):
-                model = aliascope.load_model(spec, weights=weights, seed=seed)
+                model = aliascope.load_model(
+                    spec, weights=weights, seed=seed, size=crop_of(preprocess, size)
+                )
                 with progress(spec) as report:
                     run = aliascope.measure(
                         model,
@@ -181,7 +189,7 @@ def compare(
             f"{runs[0]} is a run, which is not measured again: leave --images out, or give two "
             "models"
         )
-    first = aliascope.load_model(a, weights=weights)
+    first = aliascope.load_model(a, weights=weights, size=crop_of(preprocess, size))
     options["preprocess"] = _prepared(first, preprocess, **pixels)
     with interruptible(kept=out is not None), progress(f"{a}, {b}") as report:
         comparison = aliascope.compare(

@@ -19,6 +19,7 @@ from aliascope.files import Result, plain, write_file
 from aliascope.images import ImageSource, open_images
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
+from aliascope.preprocessing import crop_of
 from aliascope.shiftmap import shift_curves, telling
 from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
 from aliascope.statistics import Estimate, holm, mean_interval, paired
@@ -202,7 +203,10 @@ def _loaded(models: Sequence[Any], options: dict[str, Any]) -> list[LoadedModel]
     if any(isinstance(model, Run) for model in models):
         raise RunError("with images= both models are measured: give models, or leave images out")
     known = {name: options[name] for name in ("weights", "seed") if name in options}
-    return [load_model(model, **known) for model in models]
+    size = crop_of(options.get("preprocess", "model"))
+    first = load_model(models[0], **known, size=size)
+    size = size or first.preprocessing.crop  # the second is shown what the first one asks for
+    return [first, load_model(models[1], **known, size=size)]
 
 
 def _measured(
@@ -431,7 +435,7 @@ def _table(rows: list[dict[str, str]]) -> list[str]:
     if not rows:
         return [""]
     header = [name.rstrip() for name in rows[0]]
-    return fitted([header, *map(list, map(dict.values, rows))], figures=True)
+    return fitted([header, *([*row.values()] for row in rows)], figures=True)
 
 
 def _form(row: dict[str, Any]) -> str:

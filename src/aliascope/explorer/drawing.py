@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
@@ -98,12 +99,13 @@ def _map(
     kinds: Mapping[int, int],
 ) -> str:
     cells = {
-        (int(row.rows), int(row.columns)): Patch(
-            0 if row.steady else kinds[row.prediction],
-            row.confidence,
-            f"{_moved(row.rows, row.columns)}: {model.label(row.prediction)} {row.confidence:.1%}",
+        (row["rows"], row["columns"]): Patch(
+            0 if row["steady"] else kinds[row["prediction"]],
+            row["confidence"],
+            f"{_moved(row['rows'], row['columns'])}: {model.label(row['prediction'])} "
+            f"{row['confidence']:.1%}",
         )
-        for row in frame.itertuples()
+        for row in frame.to_dict("records")
     }
     told, whole = summary(frame, model) if len(frame) else {}, (2 * radius + 1) ** 2
     text = "no shift is computed yet"
@@ -133,14 +135,14 @@ def _map(
 def _legend(frame: pd.DataFrame, model: Model, kinds: Mapping[int, int]) -> str:
     if not len(frame):
         return ""
-    counts = frame["prediction"].value_counts()
+    counts = Counter(frame["prediction"].tolist())
     own = int(frame["prediction"].iloc[0])
     items = []
-    for index, count in counts.items():
-        kind = 0 if index == own else kinds[int(index)]
+    for index, count in counts.most_common():
+        kind = 0 if index == own else kinds[index]
         items.append(
             f'<li class="kind{kind % 8 if kind < 8 else (kind - 1) % 7 + 1}">'
-            f"<b>{kind_letter(kind) or '&nbsp;'}</b> {escape(model.label(int(index)))}"
+            f"<b>{kind_letter(kind) or '&nbsp;'}</b> {escape(model.label(index))}"
             f"{' (unshifted)' if kind == 0 else ''} × {count}</li>"
         )
     return f'<ul class="kinds">{"".join(items)}</ul>'
@@ -178,7 +180,7 @@ def confidence(shown: Shown, models: Sequence[Model], frames: Sequence[pd.DataFr
         for role, model, frame in zip(ROLES, models, frames, strict=True):
             if not len(frame):
                 continue
-            along = frame[frame[other] == 0].sort_values(axis)
+            along = frame.query(f"{other} == 0").sort_values(axis)
             said = [
                 f"{step:+d} px: {model.label(index)} {sure:.1%}"
                 for step, index, sure in zip(

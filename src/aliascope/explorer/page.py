@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import gradio.themes
 from starlette.middleware import Middleware
 
 from aliascope.errors import AliascopeError
@@ -48,9 +49,9 @@ class Page(gr.Blocks):
 
     def launch(self, *args: Any, **settings: Any) -> Any:
         """As Gradio's."""
-        fonts, mono = ([gr.themes.Font(name) for name in names] for names in _FONTS)
+        fonts, mono = ([gradio.themes.Font(name) for name in names] for names in _FONTS)
         defaults: dict[str, Any] = {
-            "theme": gr.themes.Base(primary_hue="blue", font=fonts, font_mono=mono),
+            "theme": gradio.themes.Base(primary_hue="blue", font=fonts, font_mono=mono),
             "css": (_FILES / "page.css").read_text(encoding="utf-8"),
             "max_file_size": MAX_BYTES,
             "state_session_capacity": 64,
@@ -195,7 +196,9 @@ class Answers:
 def page(explorer: Explorer) -> Page:
     """The page for an explorer's models."""
     offer, first, answers = explorer.offer, explorer.offer.first, Answers(explorer)
-    with Page(title="aliascope", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
+    with Page(
+        title="aliascope", fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)
+    ) as blocks:
         reader = gr.State(Reader(first), time_to_live=3600)
         query = gr.Textbox(visible="hidden", elem_id="query")
         _text(
@@ -204,7 +207,7 @@ def page(explorer: Explorer) -> Page:
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                file = gr.File(label="Drop a photograph", height=130, elem_id="drop")
+                file = gr.File(label="Drop a photograph", height=160, elem_id="drop")
                 names = [(_sample_name(sample), sample) for sample in offer.samples]
                 sample = gr.Radio(names, value=first.sample, label="or take one of these")
             with gr.Column(scale=3, min_width=280, elem_id="top"):
@@ -244,8 +247,8 @@ def page(explorer: Explorer) -> Page:
 
         drawn = [notes, answer, maps, curves, links, query]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        fast = quiet | {"concurrency_limit": 4, "concurrency_id": "fast"}
-        slow = quiet | {"concurrency_limit": 2}
+        fast: dict[str, Any] = quiet | {"concurrency_limit": 4, "concurrency_id": "fast"}
+        slow: dict[str, Any] = quiet | {"concurrency_limit": 2}
         controls = [a, b, sample, dx, dy, border]
         events = [
             blocks.load(answers.restored, reader, [*drawn, *controls], **fast),

@@ -6,10 +6,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 from aliascope.shiftmap import RADIUS
+from aliascope.shifts import Border
 
 METHODS = ("blurpool:2", "blurpool:3", "blurpool:5", "ideal", "aps", "wavelet")
 """Those that need no training, as the end of a spec."""
-BORDERS = {
+BORDERS: dict[Border, str] = {
     "crop": "the window moves over the photograph",
     "circular": "the picture is rolled, which tears its border",
 }
@@ -53,7 +54,7 @@ class Shown:
     """Pixels downwards."""
     columns: int = 0
     """Pixels to the right."""
-    border: str = "crop"
+    border: Border = "crop"
 
     @property
     def specs(self) -> tuple[str, str]:

@@ -50,7 +50,7 @@ from aliascope.preprocessing import (
     channels_of,
     preprocessing_of,
 )
-from aliascope.runtime import uncompiled
+from aliascope.runtime import failures_named, uncompiled
 
 __all__ = [
     "LoadedModel",
@@ -105,7 +105,11 @@ class LoadedModel:
 
 
 def load_model(
-    spec: str | nn.Module | LoadedModel, *, weights: str | Path = "pretrained", seed: int = 0
+    spec: str | nn.Module | LoadedModel,
+    *,
+    weights: str | Path = "pretrained",
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
 ) -> LoadedModel:
     """Load a model by its spec, in eval mode on the CPU.
 
@@ -115,6 +119,8 @@ def load_model(
             what `torch.save` wrote of a state_dict (read with `weights_only=True`). Of a file that
             `save_model` wrote, the conversions are those that it records.
         seed: of random weights.
+        size: rows and columns of the pictures that it will see, on which conversions are tried; by
+            default those of its own transform.
 
     Raises:
         ModelError: no such model, weights that cannot be had or do not fit, other conversions in
@@ -153,7 +159,8 @@ def load_model(
             pretrained = weights == "pretrained" and file is None
             module = uncompiled(plan.build(pretrained)).eval()
     preprocessing = plan.preprocessing(module)
-    stages = _stages(module, recipes, torch.zeros(1, channels_of(module), *preprocessing.crop))
+    example = torch.zeros(1, channels_of(module), *(size or preprocessing.crop))
+    stages = _stages(spec, module, recipes, example)
     module, original = _filled(stages, state, file)
     original = made.weights_digest if made else original or weights_digest(module)
     provenance = Provenance(base, tuple(recipes), original, version("aliascope"))
@@ -216,11 +223,14 @@ def _chain(recipes: Iterable[Recipe]) -> str:
     return "".join(f"@{recipe}" for recipe in recipes)
 
 
-def _stages(module: nn.Module, recipes: list[Recipe], example: Tensor) -> Iterator[nn.Module]:
+def _stages(
+    spec: str, module: nn.Module, recipes: list[Recipe], example: Tensor
+) -> Iterator[nn.Module]:
     """The network as it was built, and after each of its conversions."""
     yield module
     for recipe in recipes:
-        module = antialias(module, **vars(recipe), example=example)
+        with failures_named(spec, example.shape):
+            module = antialias(module, **vars(recipe), example=example)
         yield module
 
 

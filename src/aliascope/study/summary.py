@@ -200,9 +200,9 @@ def _blocks(summary: Summary) -> Iterator[str]:
 def _verdict(found: dict[str, Any]) -> str:
     a, b = (found["models"][role] for role in ROLES)
     changes = {
-        title: Change(*map(_known, limits))
-        for title, limits in found["changes"].items()
-        if not math.isnan(_known(limits[0]))
+        title: Change(_known(value), _known(low), _known(high))
+        for title, (value, low, high) in found["changes"].items()
+        if value is not None and not math.isnan(value)
     }
     clauses, shifts = [], found["shifts"][0]
     if change := changes.get(f"logit instability, {shifts}"):
