@@ -171,6 +171,8 @@ def _table(cells: Mapping[tuple[int, int], Patch], radius: int, spec: str) -> st
 
 def confidence(shown: Shown, models: Sequence[Model], frames: Sequence[pd.DataFrame]) -> str:
     """Probability of the class that is predicted without a shift, along both axes."""
+    if not all(map(len, frames)):
+        return ""
     charts = []
     for axis, other, way, at in (
         ("columns", "rows", "to the right", shown.columns),
@@ -178,8 +180,6 @@ def confidence(shown: Shown, models: Sequence[Model], frames: Sequence[pd.DataFr
     ):
         lines = []
         for role, model, frame in zip(ROLES, models, frames, strict=True):
-            if not len(frame):
-                continue
             along = frame.query(f"{other} == 0").sort_values(axis)
             said = [
                 f"{step:+d} px: {model.label(index)} {sure:.1%}"

@@ -88,10 +88,9 @@ class Answers:
 
     def restored(self, reader: Reader, request: gr.Request) -> list[Any]:
         """A page that is opened, by a link or without one."""
-        reader.shown, complaints = restored(dict(request.query_params), self.explorer.offer)
-        shown = reader.shown
+        shown, complaints = restored(dict(request.query_params), self.explorer.offer)
         controls = [shown.a, shown.b, shown.sample, shown.columns, shown.rows, shown.border]
-        return [*self._turned(reader, complaints), *controls]
+        return [*self._turned(reader, shown, complaints), *controls]
 
     def dropped(self, reader: Reader, file: str) -> list[Any]:
         """A photograph; it is read, and its copy deleted."""
@@ -102,16 +101,14 @@ class Answers:
             return [*_wrong(error), None, gr.skip()]
         finally:
             path.unlink(missing_ok=True)
-        reader.shown = replace(reader.shown, sample=UPLOADED)
-        return [*self._turned(reader), None, None]
+        return [*self._turned(reader, replace(reader.shown, sample=UPLOADED)), None, None]
 
     def chosen(self, field: str) -> Callable[[Reader, str], list[Any]]:
         """One of the choices that decide what is computed."""
 
         def handle(reader: Reader, value: str) -> list[Any]:
             before = reader.shown
-            reader.shown = replace(before, **{field: value})
-            drawn = self._turned(reader)
+            drawn = self._turned(reader, replace(before, **{field: value}))
             if drawn[1] == gr.skip():
                 reader.shown = before
             return drawn
@@ -142,18 +139,20 @@ class Answers:
         if reader.filling == reader.turn:
             return
         turn = reader.filling = reader.turn
-        photo, specs, border = self._photo(reader), reader.shown.specs, reader.shown.border
+        photo, shown = self._photo(reader), reader.shown
         try:
-            for _ in self.explorer.maps(specs, photo, border):
+            for _ in self.explorer.maps(shown.specs, photo, shown.border):
+                shown = reader.shown  # the shift may have changed
                 if reader.turn != turn:
                     return
-                yield [*self._mapped(reader, photo), gr.skip()]
-            yield [*self._mapped(reader, photo), self._linked(reader, photo)]
+                yield [*self._mapped(shown, photo), gr.skip()]
+            yield [*self._mapped(shown, photo), self._linked(shown, photo)]
         except AliascopeError as error:
             yield [drawing.message([str(error)], wrong=True), "", gr.skip()]
 
-    def _turned(self, reader: Reader, notes: Sequence[str] = ()) -> list[Any]:
-        reader.turn += 1
+    def _turned(self, reader: Reader, shown: Shown, notes: Sequence[str] = ()) -> list[Any]:
+        reader.turn += 1  # first, so that no map of an earlier turn is drawn as of this one
+        reader.shown = shown
         return self._drawn(reader, notes)
 
     def _drawn(self, reader: Reader, notes: Sequence[str] = ()) -> list[Any]:
@@ -167,8 +166,8 @@ class Answers:
             return [
                 drawing.message(notes) if notes else "",
                 drawing.answer(shown, _sample_name(photo.name), picture, guesses),
-                *self._mapped(reader, photo),
-                self._linked(reader, photo),
+                *self._mapped(shown, photo),
+                self._linked(shown, photo),
                 shown.query,
             ]
         except AliascopeError as error:
@@ -179,8 +178,8 @@ class Answers:
             return reader.uploaded
         return self.explorer.photo(reader.shown.sample)
 
-    def _mapped(self, reader: Reader, photo: Photo) -> list[str]:
-        shown, explorer = reader.shown, self.explorer
+    def _mapped(self, shown: Shown, photo: Photo) -> list[str]:
+        explorer = self.explorer
         models = [explorer.model(spec) for spec in shown.specs]
         frames = explorer.filled(shown.specs, photo, shown.border)
         radius = explorer.radius(shown.specs, shown.border)
@@ -189,8 +188,8 @@ class Answers:
             drawing.confidence(shown, models, frames),
         ]
 
-    def _linked(self, reader: Reader, photo: Photo) -> str:
-        return drawing.links(reader.shown, self.explorer.record(reader.shown, photo))
+    def _linked(self, shown: Shown, photo: Photo) -> str:
+        return drawing.links(shown, self.explorer.record(shown, photo))
 
 
 def page(explorer: Explorer) -> Page:
