@@ -178,7 +178,7 @@ def scatter(
         height: of the drawing.
     """
     known = [m for m in marks if math.isfinite(m[2]) and math.isfinite(m[3])]
-    x_ticks, y_ticks = (_ticks([m[i] for m in known]) for i in (2, 3))
+    x_ticks, y_ticks = _ticks(x for _, _, x, _ in known), _ticks(y for *_, y in known)
     across, up = _Scale(x_ticks, 54, width - 90), _Scale(y_ticks, height - 40, 22)
     parts = [_paper(x_ticks, y_ticks, across, up, x_label, y_label)]
     for name, role, x, y in known:
@@ -213,8 +213,9 @@ def heat(
     """
     rows, columns = values.shape
     finite = np.nan_to_num(values, nan=np.nanmin(values) if np.isfinite(values).any() else 0)
-    low, high = finite.min() if low is None else low, finite.max() if high is None else high
-    levels = np.clip((finite - low) / max(high - low, 1e-12), 0, 1)
+    lightest = float(finite.min() if low is None else low)
+    darkest = float(finite.max() if high is None else high)
+    levels = np.clip((finite - lightest) / max(darkest - lightest, 1e-12), 0, 1)
     shades = np.round(levels * 24).astype(int)  # of which neighbours make one rectangle
     cell = width / columns
     paths: dict[int, list[str]] = {}

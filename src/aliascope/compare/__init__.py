@@ -248,7 +248,7 @@ def _keep_curves(
     }
     border = runs[0].config["border"]
     curves = shift_curves(instruments, pictures, border=border)
-    curves = curves.assign(why=curves["image_id"].map(chosen))
+    curves = curves.assign(why=[chosen[name] for name in curves["image_id"]])
     write_file(file, curves.to_csv(index=False).encode())
 
 

@@ -1,6 +1,7 @@
 """What the layers alias: figures with intervals, spectra with the Nyquist box, radial profiles."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,7 @@ def of_study(stats: pd.DataFrame, leading: str, roles: list[str]) -> Section:
     charts: dict[str, dict[str, list[Mark]]] = {}
     rows = []
     for metric in [m for m in metrics if m in set(stats["variant"])]:
-        own = stats[stats["variant"] == metric].to_dict("records")
+        own: Any = stats.query("variant == @metric").to_dict("records")
         charts[metric] = {
             row["layer_name"]: [
                 Mark(role, row[f"{role}_mean"], row[f"{role}_low"], row[f"{role}_high"])
@@ -53,7 +54,7 @@ def of_study(stats: pd.DataFrame, leading: str, roles: list[str]) -> Section:
                 cell(row["layer_name"]),
                 cell(_SHOWN[metric][0]),
                 *(
-                    limits(*(row[f"{r}_{x}"] for x in ("mean", "low", "high")), ".4f")
+                    limits(row[f"{r}_mean"], row[f"{r}_low"], row[f"{r}_high"], ".4f")
                     for r in roles
                 ),
                 limits(row["difference"], row["difference_low"], row["difference_high"], "+z.4f"),
@@ -74,8 +75,8 @@ def of_comparison(layers: pd.DataFrame) -> Section:
     """Of `Comparison.layers`."""
     charts: dict[str, dict[str, list[Mark]]] = {}
     rows = []
-    layers = layers[layers["metric"].isin(list(_SHOWN)) & (layers["n"] > 0)]
-    for row in layers.to_dict("records"):
+    known: Any = layers[layers["metric"].isin(list(_SHOWN)) & (layers["n"] > 0)]
+    for row in known.to_dict("records"):
         name = row["layer_a"]
         if row["metric"] != "avr":
             marks = [Mark("baseline", row["mean_a"]), Mark("antialiased", row["mean_b"])]
@@ -99,7 +100,7 @@ def of_comparison(layers: pd.DataFrame) -> Section:
     return section(charts, Table("layers", header, rows), text)
 
 
-def of_run(means: pd.DataFrame) -> Section:
+def of_run(means: Any) -> Section:
     """Of one run: a row a layer, columns of the metrics, in the order of execution."""
     known = [m for m in _SHOWN if m in means and means[m].notna().any()]
     charts = {

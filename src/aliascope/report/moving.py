@@ -1,6 +1,7 @@
 """Single photographs: what is predicted, and how surely, against the shift."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -52,7 +53,8 @@ def _curve(own: pd.DataFrame, axis: str, roles: Mapping[str, str], title: str) -
     lines = []
     other = "rows" if axis == "columns" else "columns"
     for (role, name), colour in zip(roles.items(), ("baseline", "antialiased"), strict=False):
-        rows = own[(own["model"] == role) & (own[other] == 0)].sort_values(axis)
+        rows: Any = own[(own["model"] == role) & (own[other] == 0)]
+        rows = rows.sort_values(axis)
         texts = [
             f"{name}, {row[axis]:+d} px: {row['name'] or 'class ' + str(row['prediction'])}, "
             f"{row['confidence']:.2f}"
@@ -68,14 +70,14 @@ def _curve(own: pd.DataFrame, axis: str, roles: Mapping[str, str], title: str) -
         description=f"{flips}.",
         x_label=f"moved {'right' if axis == 'columns' else 'down'} (pixels)",
         y_label="probability",
-        y_range=(0.0, float(own["probability"].max())),
+        y_range=(0.0, float(own["probability"].to_numpy().max())),
         width=320,
         height=190,
     )
 
 
 def _answers(own: pd.DataFrame, role: str) -> list[Cell]:
-    rows = own[own["model"] == role].set_index(["rows", "columns"])
+    rows: Any = own[own["model"] == role].set_index(["rows", "columns"])
     found = []
     for place in ((0, 0), *_STEPS.values()):
         row = rows.loc[[place]].iloc[0] if place in rows.index else None

@@ -31,7 +31,7 @@ _METRICS = {
 def of_run(path: Path) -> Part:
     """Of a run directory."""
     run = Run.open(path)
-    images = run.images
+    images: Any = run.images
     known = [
         m for m in _METRICS if m in images.columns or (m == "accuracy" and "correct" in images)
     ]
@@ -42,7 +42,9 @@ def of_run(path: Path) -> Part:
         for m, x in means.items()
         if not math.isnan(x)
     ]
-    means_by_layer = run.layers.groupby("layer", observed=True, sort=False).mean(numeric_only=True)
+    means_by_layer: Any = run.layers.groupby("layer", observed=True, sort=False).mean(
+        numeric_only=True
+    )
     sections = [Section("Figures", tables=[Table("figures", ["figure", "mean over images"], rows)])]
     if "agreement" in images:
         sections.append(_most(images))
@@ -134,7 +136,7 @@ def _figures(found: Comparison) -> Table:
 def of_methods(path: Path) -> Part:
     """Of methods.json, or of the directory that holds it."""
     found = Tradeoffs.open(path if path.is_file() else path / "methods.json")
-    table = found.table
+    table: Any = found.table
     lead = next(str(x) for x in table if str(x).startswith("logit_instability_"))
     top = table["top1"].notna().all()
     accuracy, label = ("top1", "top-1") if top else ("kept", "predictions kept")
@@ -225,7 +227,8 @@ def of_finetuning(path: Path) -> Part:
     file = path if path.is_file() else path / "finetune.json"
     try:
         record: dict[str, Any] = json.loads(file.read_bytes())
-        history, config = pd.DataFrame(record["history"]), record.get("config", {})
+        history: Any = pd.DataFrame(record["history"])
+        config = record.get("config", {})
         steps = history["step"].tolist()
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{file} cannot be read ({error}): fine-tune into it again") from error

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from aliascope.errors import RunError
 from aliascope.report import layers, moving
@@ -78,19 +77,22 @@ def summary_of(path: Path) -> dict[str, Any]:
 
 
 def _cards(path: Path, found: dict[str, Any]) -> Iterator[Card]:
-    rows = read_csv(path / "tables" / "phase5_tradeoff.csv").set_index("role")
+    rows: Any = read_csv(path / "tables" / "phase5_tradeoff.csv").set_index("role")
     for column, (name, prefix, metric, form) in _CARDS.items():
         values = [found[column][role] for role in ROLES]
         if any(x is None or math.isnan(x) for x in values):
             continue
         ends = ("latency_low_ms", "latency_high_ms") if prefix == "latency" else None
         low, high = ends or (f"{prefix}_low", f"{prefix}_high")
-        marks = [Mark(r, v, *rows.loc[r, [low, high]]) for r, v in zip(ROLES, values, strict=True)]
+        marks = [
+            Mark(r, v, rows.loc[r, low], rows.loc[r, high])
+            for r, v in zip(ROLES, values, strict=True)
+        ]
         changed = found["changes"].get(metric.format(found["shifts"][0]))
         shown = ""
         if changed and None not in changed:
             word = {"accuracy": "errors ", "agreement": "other predictions "}.get(column, "")
-            shown = f"{word}{number(changed[0], '+.1%')} {interval(*changed[1:], '+.1%')}"
+            shown = f"{word}{number(changed[0], '+.1%')} {interval(changed[1], changed[2], '+.1%')}"
         drawn = dots(
             {role: [mark] for role, mark in zip(ROLES, marks, strict=True)},
             title=name,
@@ -143,7 +145,7 @@ def _headline(found: dict[str, Any]) -> Table:
     return Table("figures", header, rows)
 
 
-def _correlation(table: pd.DataFrame) -> Section:
+def _correlation(table: Any) -> Section:
     lead = table["variant"].iloc[0]
     rows = [
         [

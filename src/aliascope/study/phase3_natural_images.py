@@ -163,5 +163,5 @@ def _profiles(study: Study) -> pd.DataFrame:
 def _binned(power: Tensor) -> np.ndarray:
     """The share of the energy in each of at most 32 × 32 equal bins, its mean where they split."""
     share = power.double() / power.double().sum()
-    size = [min(side, 32) for side in share.shape[-2:]]
-    return adaptive_avg_pool2d(share, size)[0].numpy()
+    rows, columns = share.shape[-2:]
+    return adaptive_avg_pool2d(share, (min(rows, 32), min(columns, 32)))[0].numpy()

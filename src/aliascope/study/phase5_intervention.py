@@ -106,7 +106,7 @@ def _curves(study: Study) -> pd.DataFrame:
     curves = shift_curves(
         {role: study.instruments[role] for role in ROLES}, pictures, border=study.shifts[0]
     )
-    return curves.assign(why=curves["image_id"].map(chosen))
+    return curves.assign(why=[chosen[name] for name in curves["image_id"]])
 
 
 def _metrics(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
