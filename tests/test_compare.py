@@ -600,7 +600,7 @@ def test_printed_table_fits_a_terminal_at_its_widest():
 
 def test_small_scores_keep_two_digits():
     text = str(compare(make({"sis": [2e-5, 6e-5, 7e-5]}), make({"sis": [1e-5, 2e-5, 3e-5]})))
-    assert "SIS 0.000055 → 0.000022" in text  # the mean of two photographs
+    assert "A 0.000055, B 0.000022" in text  # the mean of two photographs
 
 
 def test_single_photograph_prints_dashes():
