@@ -381,7 +381,8 @@ def test_nothing_is_measured_twice(again):
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_the_closing_table(again, results, material):
+def test_the_closing_table(again, results, material, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
     printed = str(again[1])
     effects = read_csv(results / "data" / "effects.csv").set_index("metric")
     sis = table(results, "phase5_tradeoff")["mean_sis"]
