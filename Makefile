@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
 
-.PHONY: demo test test-all test-browser lint bench docs clean
+.PHONY: demo test test-all test-browser lint bench docs numbers clean
 
 demo: .venv
 	$(BIN)/aliascope study --out demo
@@ -15,7 +15,7 @@ test-all: .venv/dev
 	$(BIN)/python -m pytest -n logical --dist loadgroup -m ""
 
 test-browser: .venv/dev
-	$(BIN)/python -m pytest -m browser tests/test_explorer_browser.py
+	$(BIN)/python -m pytest -n logical --dist loadgroup -m browser
 
 lint: .venv/dev
 	$(BIN)/ruff check
@@ -25,7 +25,10 @@ lint: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/bench_measure.py
 
-docs: .venv
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+numbers: .venv
 	$(BIN)/python docs/render.py
 
 .venv: pyproject.toml
@@ -38,5 +41,9 @@ docs: .venv
 	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[dev]'
 	touch .venv/dev
 
+.venv/docs: pyproject.toml | .venv
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[docs]'
+	touch .venv/docs
+
 clean:
-	rm -rf .venv demo dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo dist site .pytest_cache .ruff_cache .hypothesis

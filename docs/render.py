@@ -1,6 +1,6 @@
 """Put the numbers of the studies in docs/studies into the documents that quote them.
 
-    python docs/render.py
+    make numbers
 
 Between `<!-- STUDY: BLOCK -->` and `<!-- end -->` stands what this script makes of
 docs/studies/STUDY; a test fails where the two differ. A BLOCK is one of those below or the name of
@@ -66,7 +66,7 @@ def headline(study):
     blocks = str(Summary(Path("results"), record, {})).split("\n\n")
     where = f"{record['hardware']}, {record['threads']} threads, "
     where += f"torch {record['versions']['torch']}, {record['study']['precision']}"
-    return f"```\n{chr(10).join(blocks[:3])}\n```\n\nOn {where}."
+    return f"```\n{(2 * chr(10)).join(blocks[:3])}\n```\n\nOn {where}."
 
 
 def layers(study):

@@ -11,6 +11,8 @@ MISSING = "needs the data of the published figures"
 # Two shared cores make single timings meaningless; no test asserts one.
 hypothesis.settings.register_profile("aliascope", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("aliascope")
+# Tables are as wide as this says.
+os.environ.pop("COLUMNS", None)
 # Each of several workers has one core to itself.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 

@@ -86,6 +86,11 @@ def tv_model(name):
     return lambda: tv.get_model(name, num_classes=10)
 
 
+def small_resnet():
+    """A ResNet-18 without the blocks that do not downsample."""
+    return tv.ResNet(tv.resnet.BasicBlock, [1, 1, 1, 1], 10)
+
+
 def small_resnext():
     return tv.ResNet(tv.resnet.Bottleneck, [1, 2, 1, 1], 10, groups=32, width_per_group=4)
 
@@ -96,19 +101,19 @@ def small_densenet():
 
 FAMILIES = {
     # name: (how to build it, how many of its operations are converted)
-    "timm resnet18": (timm_model("resnet18"), 7),
     "torchvision resnet18": (tv_model("resnet18"), 7),
     "resnext": (small_resnext, 7),
     "torchvision vgg": (lambda: tv.vgg.make_layers(tv.vgg.cfgs["A"], batch_norm=True), 5),
     "densenet": (small_densenet, 4),
-    "torchvision mobilenet_v2": (tv_model("mobilenet_v2"), 4),
     "tf mobilenetv3": (timm_model("tf_mobilenetv3_small_075"), 4),
     "timm tf_efficientnet_lite0": (timm_model("tf_efficientnet_lite0"), 4),
-    "torchvision regnet": (tv_model("regnet_y_400mf"), 8),
     "timm convnext_atto": (timm_model("convnext_atto"), 3),
     "u-net": (UNet, 2),
 }
 SLOW = {
+    "timm resnet18": (timm_model("resnet18"), 7),
+    "torchvision mobilenet_v2": (tv_model("mobilenet_v2"), 4),
+    "torchvision regnet": (tv_model("regnet_y_400mf"), 8),
     "timm resnet50": (timm_model("resnet50"), 7),
     "timm resnext50": (timm_model("resnext50_32x4d"), 7),
     "torchvision resnext50": (tv_model("resnext50_32x4d"), 7),
@@ -683,7 +688,7 @@ class TestRefusals:
 
 @pytest.fixture(scope="module")
 def converted():
-    return antialias(built(tv_model("resnet18")), example=image(), stem="convert")
+    return antialias(built(small_resnet), example=image(), stem="convert")
 
 
 class TestSurvival:
@@ -703,7 +708,7 @@ class TestSurvival:
         buffer = io.BytesIO()
         torch.save(converted.state_dict(), buffer)
         buffer.seek(0)
-        fresh = antialias(tv_model("resnet18")().eval(), example=image(), stem="convert")
+        fresh = antialias(small_resnet().eval(), example=image(), stem="convert")
         fresh.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
         buffer = io.BytesIO()
         torch.save(converted, buffer)
@@ -749,7 +754,7 @@ class TestSurvival:
 
     @pytest.mark.parametrize("method", ["lps", "tips"])
     def test_every_parameter_learns(self, method):
-        converted = antialias(built(tv_model("resnet18")).train(), method, example=image())
+        converted = antialias(built(small_resnet).train(), method, example=image())
         converted(image(batch=2)).square().sum().backward()
         assert all(parameter.grad is not None for parameter in converted.parameters())
 
@@ -770,7 +775,7 @@ class TestSurvival:
             torch.testing.assert_close(last(x), wanted, rtol=1e-3, atol=1e-3)
 
     def test_training(self):
-        model = built(tv_model("resnet18")).train()
+        model = built(small_resnet).train()
         converted = antialias(model, example=image())
         assert all(module.training for module in converted.modules())
         converted(image(batch=2)).sum().backward()
@@ -795,7 +800,7 @@ class TestSurvival:
 class TestMethods:
     @pytest.mark.parametrize("method", METHODS)
     def test_every_method_converts_and_the_tracer_sees_it(self, method):
-        model, x = built(tv_model("resnet18")), image()
+        model, x = built(small_resnet), image()
         before = strided_layers(model, x)
         converted = antialias(model, method, stem="convert", example=x)
         after = strided_layers(converted, x)
@@ -890,7 +895,9 @@ class TestPolyphase:
             moved = [converted(x.roll(shift, (2, 3))) for shift in shifts]
         return max(float((each - logits).abs().max()) for each in moved)
 
-    @pytest.mark.parametrize("side", [64, 96, pytest.param(224, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize(
+        "side", [64, *(pytest.param(n, marks=pytest.mark.slow) for n in (96, 224))]
+    )
     @pytest.mark.parametrize("method", ["aps", "lps"])
     def test_a_whole_network_is_exact(self, side, method):
         assert self.difference(built(tv_model("resnet18")), method, side) < 1e-5
@@ -903,7 +910,7 @@ class TestPolyphase:
         assert self.difference(built(tv_model("resnet18")), "blurpool", 64) > 1e-3
 
     def test_the_branches_of_a_block_share_their_choice(self):
-        converted = antialias(tv_model("resnet18")(), "aps", example=image())
+        converted = antialias(small_resnet(), "aps", example=image())
         for stage in (converted.layer2, converted.layer3, converted.layer4):
             main = stage[0].conv2.get_submodule("0")
             shortcut = stage[0].downsample[0].get_submodule("0")
@@ -946,7 +953,7 @@ class TestPolyphase:
 
     def test_branches_that_cannot_share_it_are_named(self):
         """One branch chooses, and the other takes the first component of every image."""
-        model = tv_model("resnet18")()
+        model = small_resnet()
         notices = conversion_of(antialias(model, "aps", example=image())).notices
         assert notices == ()
         report = conversion_of(antialias(model, "aps", shortcut=False, example=image()))
@@ -987,7 +994,7 @@ class TestZhang:
 
 class TestReport:
     def test_flops(self):
-        model, x = tv_model("resnet18")(), image()
+        model, x = small_resnet(), image()
         report = conversion_of(antialias(model, example=x))
         rows = {row.layer: row for row in report.layers}
         conv = rows["layer2.0.conv1"]

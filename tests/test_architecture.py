@@ -47,10 +47,14 @@ def test_what_must_not_know_of_models(module):
 
 
 def test_import_loads_nothing_heavy():
-    code = "import sys, aliascope; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout.split()
+    code = "import sys, aliascope; print(*sys.modules); import aliascope.figures; "
+    found = subprocess.run(
+        [sys.executable, "-c", code + "print(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    loaded, drawing = (line.split() for line in found.stdout.splitlines())
     heavy = (
         "matplotlib",
         "fastapi",
@@ -64,3 +68,5 @@ def test_import_loads_nothing_heavy():
     )
     assert not [name for name in loaded if name.partition(".")[0] in heavy]
     assert "torch" in loaded
+    assert "matplotlib" in drawing
+    assert "matplotlib.pyplot" not in drawing  # which opens windows and keeps figures

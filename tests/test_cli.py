@@ -1,4 +1,6 @@
+import csv
 import inspect
+import io
 import json
 import os
 import re
@@ -12,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 from typer.main import get_command
@@ -20,6 +23,7 @@ import aliascope
 from aliascope.antialias.recipe import Stem
 from aliascope.batch import Ops
 from aliascope.cli import app, main
+from aliascope.cli.output import complain, print_csv, progress, say
 from aliascope.layers import Padding, Wavelet
 from aliascope.preprocessing import PreprocessingName
 from aliascope.runtime import Precision
@@ -48,6 +52,10 @@ def hidden():
             return x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).amax((3, 5))
     return nn.Sequential(Hidden(), *flat())
 
+def small():  # of 32 × 32 pixels and nothing else
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+                         nn.Linear(8 * 16 * 16, 10))
+
 def broken():
     return nn.Sequential(nn.Linear(5, 5))
 
@@ -59,10 +67,12 @@ def slow():
             self.net = net()
             self.forwards = 0
         def forward(self, x):
-            time.sleep(0.1)
             self.forwards += 1
-            if self.forwards == 8:
-                pathlib.Path("busy").touch()
+            busy = pathlib.Path("busy")
+            if self.forwards == 8 and not busy.exists():
+                busy.touch()
+                for _ in range(600):  # till it is interrupted
+                    time.sleep(0.05)
             return self.net(x)
     return Slow()
 """
@@ -107,7 +117,8 @@ def test_layers(run):
     header, stem = (" ".join(line.split()) for line in lines[:2])
     assert header == "# layer kind kernel stride input output image stride"
     assert stem == "0 conv_stem conv 3×3 2 3×224×224 32×112×112 2"
-    assert [line.split()[2] for line in lines[2:]] == 4 * ["blur_pool"]
+    assert [line.split()[2] for line in lines[2:6]] == 4 * ["blur_pool"]
+    assert lines[6:] == ["", "5 places downsample, 1 of them through no fixed low-pass: conv (1)."]
 
 
 def test_layers_as_json_marks_shortcuts(run):
@@ -206,6 +217,20 @@ def test_layers_shows_the_network_pictures_of_the_size_given(run, folder):
     status, out, err = run("layers toy:net --size 32x40")
     assert (status, err) == (0, "")
     assert "3×32×40" in out
+
+
+def test_what_a_spec_converts_is_tried_on_pictures_of_the_size_given(run, folder):
+    spec = "toy:small@blurpool:2"
+    status, out, err = run(f"layers {spec} --size 32")
+    assert (status, err) == (0, "")
+    assert "max_blur_pool" in out
+    given = "--images pictures --limit 2 --device cpu --size 32"
+    for command in (f"measure {spec} {given}", f"compare toy:small {spec} {given}"):
+        status, _, err = run(command)
+        assert status == 0, err
+    status, _, err = run(f"layers {spec}")
+    assert status == 1  # on the 224 × 224 pixels that it does not take
+    assert f"{spec} failed on an image of shape (1, 3, 224, 224): " in err
 
 
 def test_layers_does_not_say_of_what_it_cannot_see_that_it_is_not_there(run, folder):
@@ -373,17 +398,48 @@ def test_debug_shows_the_traceback(run):
         run("--debug layers resnet50")
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_help_shows_an_example_that_runs(run, folder, verb):
+def example_of(run, verb):
+    """The words behind `aliascope` of the example that its help shows."""
     status, out, _ = run(f"{verb} --help")
     assert status == 0
-    example = re.search(r"Example: aliascope (.+)", " ".join(out.split()))[1]
-    assert example.startswith(verb)
-    if verb == "explore":  # serves until Ctrl-C: tests/test_explorer_browser.py runs it
-        return
-    status, out, err = run(example)
+    return shlex.split(re.search(r"Example: aliascope (.+)", " ".join(out.split()))[1])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_help_shows_an_example_that_can_be_read(run, verb):
+    found, *arguments = example_of(run, verb)
+    assert found == verb
+    COMMANDS[verb].make_context(verb, arguments)  # exits at an option that there is not
+
+
+LONG = ("methods", "study")
+"""Their examples measure for up to a minute; of toy networks they run in tests of their own."""
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        pytest.param(verb, marks=[pytest.mark.slow] * (verb in LONG))
+        for verb in VERBS
+        if verb != "explore"  # serves until Ctrl-C: tests/test_explorer_browser.py runs it
+    ],
+)
+def test_every_help_shows_an_example_that_runs(run, folder, verb):
+    if verb == "report":
+        assert run("measure toy:net --images pictures --limit 1 --out results")[0] == 0
+    status, out, err = run(shlex.join(example_of(run, verb)))
     assert status == 0, err
     assert out.strip()
+
+
+def test_methods_measures_each_on_a_network(run, folder):
+    command = "methods --measure toy:net --images pictures --only blurpool:2 --only nonsense"
+    status, out, err = run(f"{command} --limit 2 --latency-seconds 0 --device cpu --out tried")
+    assert status == 0, err
+    words = {tuple(line.split()[:2]) for line in out.splitlines()}
+    assert words >= {("original",) * 2, ("blurpool:1", "control"), ("blurpool:2", "zero-shot")}
+    assert "notice: nonsense: unknown method 'nonsense'" in out
+    assert (folder / "tried" / "methods_front.svg").exists()
 
 
 def test_version(run):
@@ -461,9 +517,9 @@ def test_methods_lists_what_can_be_chosen(run):
     assert {row["name"]: row["parameters"] > 0 for row in rows}["lps"]
 
 
-def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(folder):
-    command = [sys.executable, "-m", "aliascope.cli", "measure", "toy:slow", "--images", "pictures"]
-    command += ["--out", "run", "--batch-size", "1"]
+def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(run, folder):
+    told = "measure toy:slow --images pictures --out run --batch-size 1"
+    command = [sys.executable, "-m", "aliascope.cli", *told.split()]
     heeded = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # not so under nohup
     child = subprocess.Popen(
         command,
@@ -483,6 +539,86 @@ def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(folder):
     half = aliascope.Run.open("run")
     assert half.state == "interrupted"
     assert 0 < len(half.images) < 12
-    finished = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "12 images measured" in finished.stdout
+    status, out, err = run(told)
+    assert status == 0, err
+    assert "12 images measured" in out
     assert aliascope.Run.open("run").images.image_id.is_unique
+
+
+@pytest.mark.parametrize(
+    ("command", "column", "values"),
+    [
+        ("layers toy:net", "kind", ["conv"]),
+        ("measure toy:net --images pictures --limit 2 --device cpu", "layer", ["", "", "", ""]),
+        (
+            "compare toy:net toy:net --images pictures --limit 2 --device cpu",
+            "metric",
+            ["agreement"],
+        ),
+        ("bench toy:net --batch-size 1 --seconds 0 --device cpu", "model", ["toy:net"]),
+        ("methods", "name", ["blurpool", "ideal"]),
+    ],
+)
+def test_tables_as_csv(run, folder, command, column, values):
+    status, out, err = run(f"{command} --csv")
+    assert status == 0, err
+    rows = list(csv.DictReader(io.StringIO(out, newline="")))
+    assert [row[column] for row in rows][: len(values)] == values
+    status, out, err = run(f"{command} --csv --json")
+    assert (status, out) == (2, "")
+    assert "--json and --csv are two forms of one output; give one of them" in err
+
+
+def test_csv_has_all_digits_and_ends_its_lines_as_rfc_4180_has_it(capfdbinary):
+    print_csv(pd.DataFrame({"x": [1 / 3, float("nan")], "name": ['a "b", c', "d"]}))
+    assert capfdbinary.readouterr().out == (b'x,name\r\n0.3333333333333333,"a ""b"", c"\r\n,d\r\n')
+
+
+class Stream(io.StringIO):
+    def __init__(self, *, terminal):
+        super().__init__()
+        self.isatty = lambda: terminal
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "coloured"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {"TERM": "xterm", "FORCE_COLOR": "1"}, False),
+    ],
+)
+def test_colour_only_where_a_terminal_wants_it(monkeypatch, terminal, environment, coloured):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    streams = Stream(terminal=terminal), Stream(terminal=terminal)
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    say("table\n\nb moves less.\n\nnotice: few", "b moves less.")
+    complain("no :x: [bold]here[/]")
+    for stream, text in zip(
+        streams,
+        ("table\n\nb moves less.\n\nnotice: few\n", "error: no :x: [bold]here[/]\n"),
+        strict=True,
+    ):
+        printed = stream.getvalue()
+        assert ("\x1b[" in printed) == coloured
+        assert re.sub(r"\x1b\[[0-9;]*m", "", printed) == text
+
+
+@pytest.mark.parametrize(("terminal", "term"), [(True, "xterm"), (True, "dumb"), (False, "xterm")])
+def test_a_bar_says_what_it_waits_for_on_a_terminal(monkeypatch, terminal, term):
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Stream(terminal=terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress("net") as report:
+        report(1, 4, "decoding")
+        report(2, 4)
+        report(3, 4, "forward")
+    seen = stream.getvalue()
+    assert ("waits for forward" in seen) == (terminal and term != "dumb")
+    assert (terminal and term != "dumb") or not seen

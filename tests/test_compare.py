@@ -465,7 +465,7 @@ A  timm:resnet50
 B  antialiased:resnet50
 16 images of 8 photographs
 
-                       A      B   B - A      95 % interval change   95 % interval    d_z     p
+                       A      B   B - A      95 % interval change    95 % interval   d_z     p
 agreement         0.9409 0.9705 +0.0295 [+0.0166, +0.0422]  +3.1%   [+1.7%, +4.6%]  1.95 9e-04
 SIS               0.0148 0.0086 -0.0062 [-0.0091, -0.0031] -41.9% [-48.4%, -34.4%] -1.75 0.002
 

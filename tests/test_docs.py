@@ -1,6 +1,7 @@
 """Commands in the documents exist, and every number in the README is what the program prints."""
 
 import ast
+import contextlib
 import doctest
 import importlib.util
 import json
@@ -87,6 +88,41 @@ def assert_same_text(actual, expected):
         )
 
 
+def assert_excerpt(actual, expected):
+    """The same, but where a line … stands lines may have been left out."""
+    first, *others = re.split(r"^…\n", expected, flags=re.MULTILINE)
+    words = actual.split()
+    assert_same_text(" ".join(words[: len(first.split())]) if others else actual, first)
+    at = len(first.split())
+    for part in others:
+        wanted = part.split()
+        starts = [i for i in range(at, len(words)) if words[i : i + 1] == wanted[:1]]
+        assert starts or not wanted, part
+        for start in starts:
+            with contextlib.suppress(AssertionError):
+                assert_same_text(" ".join(words[start : start + len(wanted)]), part)
+                at = start + len(wanted)
+                break
+        else:
+            assert not wanted, part
+    assert at == len(words) or (others and not others[-1].strip()), "more is printed"
+
+
+def test_an_excerpt_leaves_out_but_changes_nothing():
+    text = "head 1\nlayer a 2\nlayer b 3\nend 4"
+    for cut in (text, "head 1\n…\n", "head 1\n…\nlayer b 3\n…\nend 4", "head 1\n…\nlayer a 2\n…\n"):
+        assert_excerpt(text, cut)
+    for wrong in (
+        "head 1",
+        "head 1\n…\nlayer a 2",
+        "head 2\n…\n",
+        "head 1\n…\nlayer b 2\n",
+        "head 1\n…\nend 4\n…\nlayer b 3\n",
+    ):
+        with pytest.raises(AssertionError):
+            assert_excerpt(text, wrong)
+
+
 def test_the_comparison_of_texts_can_fail():
     assert_same_text("sis 0.0453 [-86.2%]", "sis 0.0454 [-86.1%]")
     for wrong in ("sis 0.0553 [-86.2%]", "sis 0.0453 [86.2%]", "sos 0.0453 [-86.2%]", "sis"):
@@ -136,23 +172,32 @@ def test_the_python_of_the_documents_runs(path):
     assert path.name != "README.md" or len(code) >= 1
 
 
-def test_every_command_of_the_readme_prints_what_it_says(tmp_path, monkeypatch, capfd):
+TYPED = [
+    pytest.param(
+        shlex.split(command),
+        printed,
+        id=command,
+        marks=[pytest.mark.slow] * ("--images" in command),  # all photographs: minutes
+    )
+    for command, printed in commands()
+]
+
+
+def test_the_readme_shows_what_commands_print():
+    assert len(TYPED) >= 2
+
+
+@pytest.mark.parametrize(("words", "printed"), TYPED)
+def test_every_command_of_the_readme_prints_what_it_says(
+    words, printed, tmp_path, monkeypatch, capfd
+):
     monkeypatch.chdir(tmp_path)
-    seen = 0
-    for command, printed in commands():
-        program, *arguments = shlex.split(command)
-        assert program == "aliascope"
-        monkeypatch.setattr("sys.argv", [program, *arguments])
-        with pytest.raises(SystemExit) as leaving:
-            main()
-        assert not leaving.value.code
-        out = capfd.readouterr().out
-        if "…" in printed:
-            # A cut: what stands there must be the beginning.
-            out = " ".join(out.split()[: len(printed.partition("…")[0].split())])
-        assert_same_text(out, printed.partition("…")[0])
-        seen += 1
-    assert seen >= 2
+    assert words[0] == "aliascope"
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert not leaving.value.code
+    assert_excerpt(capfd.readouterr().out, printed)
 
 
 def test_documents_quote_the_tables_of_the_studies():
@@ -163,7 +208,7 @@ def test_documents_quote_the_tables_of_the_studies():
     for document in render.DOCUMENTS:
         text = document.read_text()
         quoted += text.count("<!-- end -->")
-        assert render.rendered(document) == text, f"{document.name}: run `make docs`"
+        assert render.rendered(document) == text, f"{document.name}: run `make numbers`"
     assert quoted >= 6
 
 

@@ -899,6 +899,25 @@ class TestResume:
         same(done.model.state_dict(), whole[0].model.state_dict())
 
 
+class TestNetworksOfAnyMake:
+    def test_one_channel_gets_grey_pictures(self, pictures):
+        layers = nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        net = nn.Sequential(*layers).eval()
+        calm = recalibrate(net, pictures, **PLAIN)
+        x = torch.stack([SMALL(p) for p in pictures])
+        grey = (0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:] - 0.449) / 0.226
+        torch.testing.assert_close(calm[1].running_mean, net[0](grey).mean((0, 2, 3)))
+        options = {"steps": 1, "batch_size": 4, "holdout": 4, **PLAIN}
+        assert finetune(net, pictures, **options).history["distillation"].notna().tolist()[1:]
+
+    def test_weight_norm_of_the_old_make(self, net, pictures):
+        with pytest.warns(FutureWarning, match="weight_norm"):
+            torch.nn.utils.weight_norm(net.conv)
+        net(torch.zeros(1, 3, 16, 16))  # from then on it holds a weight that was computed
+        assert recalibrate(net, pictures, **PLAIN).conv.weight_g.equal(net.conv.weight_g)
+        assert len(finetune(net, pictures, steps=1, batch_size=4, holdout=4, **PLAIN).history) == 2
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [

@@ -66,6 +66,13 @@ def run(models, **options):
     return bench(models, **{"batch_sizes": [1], "device": "cpu", "seconds": 0} | options)
 
 
+def test_a_network_of_one_channel_is_timed_on_grey_images():
+    net = loaded(nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.Flatten()), "grey")
+    found = run([net])
+    assert found.failures == {}
+    assert found.info["models"]["grey"]["input"] == [1, 8, 8]
+
+
 def test_medians_ratios_intervals_and_spread(clock):
     plain = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110]
     factor = [2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 9]

@@ -304,6 +304,7 @@ class TestExport:
         for name, y, z in zip(LAYERS, program.module()(x), model(x), strict=True):
             torch.testing.assert_close(y, z, rtol=1e-5, atol=1e-6, msg=name)
 
+    @pytest.mark.slow
     def test_onnx_agrees(self):
         model, x = AllLayers((3, 2)).eval(), noise(2, 4, 14, 9)
         exported = torch.onnx.export(model, (x,), dynamo=True, verbose=False)

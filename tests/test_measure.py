@@ -1,5 +1,6 @@
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -308,10 +309,37 @@ def test_a_device_that_is_not_there_is_named(net, folder):
         measure(net, str(folder), preprocess=SMALL, device="cuda:77")
 
 
+@pytest.mark.parametrize(
+    ("decoding", "forward", "word"),
+    [(5, 1, "decoding"), (0.2, 1, "decoding"), (0.01, 1, "forward")],
+)
+def test_progress_says_what_is_waited_for(net, folder, monkeypatch, decoding, forward, word):
+    module, now, told = sys.modules["aliascope.measure"], [0.0], []
+    made, added = module.batches, module._add_batch
+
+    def slow_batches(*arguments):
+        for batch in made(*arguments):
+            now[0] += decoding
+            yield batch
+
+    def slow_forward(*arguments, **options):
+        now[0] += forward
+        added(*arguments, **options)
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(module, "batches", slow_batches)
+    monkeypatch.setattr(module, "_add_batch", slow_forward)
+    measure(
+        *(net, str(folder)), preprocess=SMALL, device="cpu", limit=4, batch_size=2,
+        progress=lambda *each: told.append(each),
+    )  # fmt: skip
+    assert told == [(0, 4, "decoding"), (2, 4, word), (4, 4, word)]
+
+
 def test_interrupted_work_is_kept_and_continued(net, folder, tmp_path):
     out = tmp_path / "run"
 
-    def interrupt(done, _total):
+    def interrupt(done, *_):
         if done >= 6:
             raise KeyboardInterrupt
 

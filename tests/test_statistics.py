@@ -250,7 +250,7 @@ def test_paired_of_nothing_known():
 VALUES = arrays(float, len(GROUPS), elements=st.floats(0, 1, width=16))
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(VALUES, VALUES)
 def test_swapping_a_and_b_flips_signs(a, b):
     there, back = one(a, b, GROUPS), one(b, a, GROUPS)
@@ -261,7 +261,7 @@ def test_swapping_a_and_b_flips_signs(a, b):
     assert there[even].tolist() == pytest.approx(back[even].tolist(), nan_ok=True)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(VALUES, VALUES, st.integers(-3, 3))
 def test_unit_does_not_matter(a, b, power):
     row, scaled = one(a, b, GROUPS), one(a * 2.0**power, b * 2.0**power, GROUPS)

@@ -20,7 +20,7 @@ from torchvision.ops import deform_conv2d
 from aliascope.errors import ModelError
 from aliascope.fusion import fuse_batch_norm
 from aliascope.records import StridedLayer
-from aliascope.taps import evaluating, strided_layers, tap, trace
+from aliascope.taps import decimations, evaluating, strided_layers, tap, trace
 
 
 class Net(nn.Module):
@@ -461,6 +461,11 @@ CALLS = {
         "unfold slice 2 28→14 2",
     ),
     "patches at every sample": (lambda x: F.unfold(x, 3, padding=1), ""),
+    "patches side by side": (lambda x: F.unfold(x, 2, stride=2).unflatten(2, (14, 14)), ""),
+    "every second sample of every second row": (
+        lambda x: F.unfold(x, 1, stride=2).unflatten(2, (14, 14)),
+        "unfold slice 2 28→14 2",
+    ),
     "torch.convolution": (
         lambda x: torch.convolution(x, KERNEL, None, [2, 1], [1, 1], [1, 1], False, [0, 0], 1),
         "convolution conv 2×1 28→14×28 2×1",
@@ -579,7 +584,15 @@ def test_windows_in_the_batch_keep_the_scale_of_the_map():
     """As TNT cuts the image into patches, each of which a convolution samples."""
     cut = Net(lambda _, x: F.unfold(x, 7, stride=7).mT.reshape(-1, 3, 7, 7))
     layers = strided_layers(nn.Sequential(cut, nn.Conv2d(3, 4, 3, 2, 1)), image(28))
-    assert [row(layer) for layer in layers] == ["0 slice 7 28→4 7", "1 conv 2 7→4 2"]
+    assert [row(layer) for layer in layers] == ["1 conv 2 7→4 2"]
+
+
+def test_what_is_folded_into_channels_is_on_a_coarser_grid():
+    fold = Net(lambda _, x: F.unfold(x, 2, stride=2).unflatten(2, (14, 14)))
+    for first in (fold, nn.Sequential(nn.Unfold(2, stride=2), nn.Unflatten(2, (14, 14)))):
+        recorded = trace(nn.Sequential(first, nn.Conv2d(12, 4, 3, 2, 1)), image(28))
+        assert recorded.unexplained == []
+        assert [row(layer) for layer in recorded.strided_layers()] == ["1 conv 2 14→7 4"]
 
 
 def test_a_fall_is_told_once():
@@ -912,9 +925,20 @@ def test_modules_called_by_keyword():
     net = Net(lambda net, x: net.conv(input=x), conv=nn.Conv2d(3, 4, 3, stride=2))
     layers = strided_layers(net, image(16))
     assert [layer.name for layer in layers] == ["conv"]
-    with tap(net, layers) as tapped:
+    with tap(net, [*layers, "conv"]) as tapped, tap(net, ["conv"]) as named:
         net(x=image(16))
     assert torch.equal(tapped.inputs["conv"], image(16))
+    assert torch.equal(named.inputs["conv"], image(16))
+
+
+def test_what_a_module_called_by_keyword_decimates_is_known():
+    net = nn.Sequential(
+        nn.Conv2d(3, 3, 1), Net(lambda net, x: net.conv(input=x), conv=nn.Conv2d(3, 4, 3, stride=2))
+    )
+    found, missing = decimations(net, trace(net, image(16)))
+    assert (list(found), missing) == (["1.conv"], {})
+    dense = F.conv2d(net[0](image(16)), net[1].conv.weight, net[1].conv.bias)
+    torch.testing.assert_close(found["1.conv"](net[0](image(16))), dense)
 
 
 @pytest.mark.parametrize("wrap", [lambda x: {"out": x}, lambda x: (x, [x]), Features])

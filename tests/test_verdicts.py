@@ -189,14 +189,14 @@ def test_a_run_says_what_moves_and_what_aliases():
     wanted = [x for mean in means for x in (mean.value, 0.95, mean.low, mean.high)]
     assert said[:8] == pytest.approx([100 * x for x in wanted], rel=0.06)
     assert "under one-pixel native shifts" in run.verdict
-    assert "second aliases most: 30 % of the energy" in run.verdict
-    assert run.verdict.endswith("80 images of 40 photographs.")
+    assert "second aliases most: folded is 30 % of the energy of its samples" in run.verdict
+    assert "80 images of 40 photographs. These are means over photographs" in run.verdict
     assert run.verdict in " ".join(str(run).split())
 
 
 def test_a_run_without_classes_tells_of_its_layers_alone():
     verdict = measured({"note": ["", ""]}, {"first": [0.1, 0.1]}).verdict
-    assert verdict.startswith("first aliases most: 10 % ")
+    assert verdict.startswith("first aliases most: folded is 10 % ")
     assert "shifts" not in verdict
 
 
@@ -269,8 +269,8 @@ def test_methods_that_nothing_beats():
 def test_fine_tuning_in_words():
     history = pd.DataFrame(
         [
-            {"step": 0, "teacher_agreement": 0.5, "logit_instability": 0.3, "correct": np.nan},
-            {"step": 9, "teacher_agreement": 0.8, "logit_instability": 0.1, "correct": np.nan},
+            {"step": 0, "teacher_agreement": 0.5, "logit_instability": 0.3, "correct": None},
+            {"step": 9, "teacher_agreement": 0.8, "logit_instability": 0.1, "correct": None},
         ]
     ).assign(seconds=1.0, loss=0.5)
     config = {"model": "net", "steps": 9, "images": "x", "batch_size": 2}
@@ -285,3 +285,20 @@ def test_fine_tuning_in_words():
         torch.nn.Identity(), history[["step", "seconds", "loss"]], {}, config
     ).verdict
     assert unjudged == "After 9 steps nothing was judged: no picture was held out."
+
+
+def test_the_rows_of_a_run_are_its_means():
+    run = measured({"sis": [0.1, 0.3], "correct": [True, False]}, {"first": [0.1, 0.2]})
+    rows = run.table.set_index(["layer", "metric"])
+    assert rows.loc[("", "sis"), "mean"] == pytest.approx(0.2)
+    assert rows.loc[("", "correct"), "mean"] == 0.5
+    assert rows.loc[("first", "alias_share"), "mean"] == pytest.approx(0.15)
+    assert set(rows["model"]) == {"net"}
+
+
+def test_the_rows_of_a_comparison_are_those_of_images_and_layers():
+    x = 0.2 + 0.01 * np.sin(np.arange(40))
+    found = compared({"sis": x}, {"sis": x / 2}, layers=[(x, x / 2)])
+    assert found.table["metric"].tolist() == ["sis", "alias_share"]
+    assert found.table["p"].tolist() == [*found.images["p"], *found.layers["p"]]
+    assert found.table["layer_a"].isna().tolist() == [True, False]

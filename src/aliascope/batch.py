@@ -1,7 +1,7 @@
 """A model made ready to measure, and the one function from a batch to rows that engines call."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from aliascope.errors import ModelError
 from aliascope.fusion import fuse_batch_norm
 from aliascope.images import Loaded
 from aliascope.models import LoadedModel
-from aliascope.preprocessing import RESIZE_224, Preprocessing, PreprocessingName, native_views
+from aliascope.preprocessing import Preprocessing, PreprocessingName, native_views
 from aliascope.records import StridedLayer
 from aliascope.runtime import (
     MODEL_FAILURES,
@@ -40,8 +40,6 @@ Columns = dict[str, Tensor]
 
 LAYER_COLUMNS = (*AVR_VARIANTS, *SAMPLED_VARIANTS)
 """What is measured of each image and layer."""
-_LUMA = (0.299, 0.587, 0.114)
-"""Of R, G and B in a grey picture, as Pillow converts them (ITU-R BT.601)."""
 _CONV_KINDS = ("conv", "patch_embed", "blur_pool")
 
 
@@ -59,8 +57,8 @@ class Instrument:
     """Of the forward; ratios are computed in float32 all the same."""
     classes: int | None
     """Number of logits; None where the model is no classifier."""
-    channels: int
-    """Of the images that it takes: 1, grey, or 3."""
+    class_names: tuple[str, ...]
+    """Of the classes; empty where the model does not say what its outputs mean."""
     border: Border
     """Of the shifted views."""
     singly: bool
@@ -102,9 +100,8 @@ def prepare(
     Raises:
         ModelError: the model fails on a blank image, or there is no such device.
     """
-    named = {"model": model.preprocessing, "resize224": RESIZE_224}
-    preprocessing = preprocess if isinstance(preprocess, Preprocessing) else named[preprocess]
-    example = torch.zeros(1, model.channels, *preprocessing.crop)
+    preprocessing = model.prepared(preprocess)
+    example = model.example(preprocessing.crop)
     place = chosen_device(device, precision)
     with failures_named(model.spec, example.shape):
         module = fuse_batch_norm(model.module, example)
@@ -116,9 +113,7 @@ def prepare(
     notices = [preprocessing.notice] if preprocessing.notice else []
     notices += [f"{name}: what it decimates is not measured: {x}" for name, x in missing.items()]
     notices += recorded.unexplained
-    if model.channels == 1:
-        mean, std = (((sum(v) / len(v)),) for v in (preprocessing.mean, preprocessing.std))
-        preprocessing = replace(preprocessing, mean=mean, std=std)
+    if preprocessing.grey:
         notices.append("the network takes one channel: pictures are turned to grey")
     if singly:
         notices.append("what else is in a batch changes the maps: each view is measured alone")
@@ -144,7 +139,7 @@ def prepare(
         device=place,
         precision=precision,
         classes=classes,
-        channels=model.channels,
+        class_names=model.class_names or (),
         border=border,
         singly=singly,
         no_classifier=no_classifier,
@@ -241,18 +236,12 @@ def measure_batch(
         Image columns, name → (B,), as `stability` names them (empty for what is no classifier),
         and layer columns, `LAYER_COLUMNS` → (B, L).
     """
-    views, count = _views(instrument, images), len(images)
-    parts = views.split(1) if instrument.singly else [views]
-    outputs, columns = [], []
-    for start, part in enumerate(parts):
-        unshifted = count if not instrument.singly else int(start < count)
-        output, each = _forward(instrument, part, unshifted)
-        outputs.append(output)
-        columns += [each] if unshifted else []
+    outputs, columns = zip(*_forwards(instrument, images, len(images)), strict=True)
+    columns = [each for each in columns if each]
     image_columns: Columns = {}
     if instrument.classes:
         logits = torch.cat([logits_of(output) for output in outputs])
-        image_columns = stability(logits.unflatten(0, (-1, count)))
+        image_columns = stability(logits.unflatten(0, (-1, len(images))))
     layer_columns = (
         {name: torch.cat([each[name] for each in columns]) for name in LAYER_COLUMNS}
         if instrument.layers
@@ -275,10 +264,18 @@ def view_logits(
     >>> view_logits(prepare(load_model(net), device="cpu"), torch.rand(2, 3, 226, 226)).shape
     torch.Size([5, 2, 8])
     """
-    views = _views(instrument, images)
-    parts = views.split(1) if instrument.singly else [views]
-    logits = torch.cat([logits_of(_forward(instrument, part, 0)[0]) for part in parts])
+    outputs = (output for output, _ in _forwards(instrument, images, 0))
+    logits = torch.cat([logits_of(output) for output in outputs])
     return logits.unflatten(0, (-1, len(images))).cpu()
+
+
+def _forwards(
+    instrument: Instrument, images: Tensor, measured: int
+) -> Iterator[tuple[Any, Columns]]:
+    """What `_forward` yields of all views, of whose first so many the maps are looked at."""
+    views = _views(instrument, images)
+    for start, part in enumerate(views.split(1) if instrument.singly else [views]):
+        yield _forward(instrument, part, min(max(measured - start, 0), len(part)))
 
 
 def _views(instrument: Instrument, images: Tensor) -> Tensor:
@@ -286,8 +283,6 @@ def _views(instrument: Instrument, images: Tensor) -> Tensor:
     if instrument.device.type == "cuda":
         images = images.pin_memory()
     images = images.to(instrument.device, non_blocking=True)
-    if instrument.channels == 1:
-        images = torch.einsum("...chw,c->...hw", images, images.new_tensor(_LUMA)).unsqueeze(-3)
     if images.ndim == 5:
         views = instrument.preprocessing.normalise(images.transpose(0, 1).flatten(0, 1))
         return views if instrument.classes else views[: len(images)]

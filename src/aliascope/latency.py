@@ -5,7 +5,6 @@ what is compared are the times of one round. The models run as their user runs t
 without gradients, but with batch-norm unfolded and the memory format as it is.
 """
 
-import copy
 import math
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from aliascope.runtime import (
     Precision,
     chosen_device,
     computing,
+    copied,
     environment,
     failures_named,
     tf32,
@@ -177,7 +177,8 @@ def bench(
 class _Entrant:
     label: str
     module: nn.Module
-    crop: tuple[int, int]
+    shape: tuple[int, ...]
+    """Channels, rows, columns of its images."""
     info: dict[str, Any]
 
 
@@ -200,7 +201,7 @@ class _Timer:
 
     def prepare(self, entrant: _Entrant) -> Callable[[], float]:
         """Warm up on random images; what is returned times one forward of them, in seconds."""
-        shape = (self.batch, 3, *entrant.crop)
+        shape = (self.batch, *entrant.shape)
 
         def guarded() -> Any:
             return _guarded(entrant.label, shape, self.device)
@@ -358,13 +359,13 @@ def _entrant(
     device: torch.device,
 ) -> _Entrant:
     loaded = load_model(model, weights=weights, seed=seed)
-    module, shape = loaded.module, (1, 3, *loaded.preprocessing.crop)
+    module, shape = loaded.module, tuple(loaded.example().shape)
     with _guarded(label, shape, device):
         there = torch.empty(0, device=device).device  # cuda is cuda:0
         if any(x.device != there for x in chain(module.parameters(), module.buffers())):
-            module = copy.deepcopy(module).to(device)
+            module = copied(module).to(device)
     info = {"weights": loaded.weights, "weights_digest": loaded.weights_digest}
-    return _Entrant(label, module, loaded.preprocessing.crop, info | {"input": list(shape[1:])})
+    return _Entrant(label, module, shape[1:], info | {"input": list(shape[1:])})
 
 
 @contextmanager
@@ -397,7 +398,7 @@ def _guarded(label: str, shape: tuple[int, ...], device: torch.device) -> Iterat
 def _sentences(latency: Latency) -> Iterator[str]:
     """Of more models than a sentence holds, the fastest and the slowest."""
     reference = latency.info["reference"]
-    rows = latency.table[latency.table["model"] != reference].dropna(subset="ratio")
+    rows = latency.table.query("model != @reference and ratio == ratio")
     if rows.empty:
         for row in latency.table.to_dict("records"):
             low, high = digits(row["low"]), digits(row["high"])
@@ -421,7 +422,7 @@ def _longer(row: dict[Any, Any], reference: str) -> str:
 
 
 def _blocks(latency: Latency) -> Iterator[str]:
-    """The paragraphs of the printed table, 100 columns wide where the specs allow it."""
+    """The paragraphs of the printed table."""
     info = latency.info
     yield (
         f"{info['precision']} on {info['device']} ({info['hardware']}, "

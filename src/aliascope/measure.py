@@ -18,11 +18,14 @@ from aliascope.batch import Instrument, Ops, prepare, rows_of
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import Preprocessing, PreprocessingName
+from aliascope.preprocessing import Preprocessing, PreprocessingName, crop_of
 from aliascope.records import Report
 from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
 from aliascope.store import Run, RunWriter
+
+_NOTICED = 0.1
+"""Share of the time beyond which waiting for pictures counts: else they lie ready."""
 
 
 def measure(
@@ -66,7 +69,8 @@ def measure(
         limit: at most so many images.
         seed: of random weights.
         flush_seconds: how much work, in seconds, a kill may cost.
-        progress: called after each batch with the images done and their number, if known.
+        progress: called after each batch with the images done, their number, if known, and what it
+            waited for: "decoding" of pictures, or the "forward" of the network.
 
     Returns:
         The run; `print` shows a table, `.images` and `.layers` are data frames.
@@ -80,7 +84,7 @@ def measure(
     >>> run.layers[["layer", "order"]].drop_duplicates().values.tolist()
     [['0', 0]]
     """
-    loaded = load_model(model, weights=weights, seed=seed)
+    loaded = load_model(model, weights=weights, seed=seed, size=crop_of(preprocess))
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
     instrument = prepare(
         loaded, preprocess=preprocess, ops=ops, precision=precision, device=device, border=shifts
@@ -112,15 +116,19 @@ def measure(
         todo = (entry for entry in source.entries() if entry.id not in writer.measured)
         done = len(writer.measured)
         report = progress or (lambda *_: None)
-        report(done, source.count)
+        report(done, source.count, "decoding")
+        asked = time.perf_counter()
         for readable, others in batches(todo, instrument.seen, lambda: sizes.current):
+            got = time.perf_counter()
             for item in others:
                 writer.skip(item.entry.id, item.note)
             if readable:
                 _add_batch(writer, instrument, readable, sizes, labels_fit=fits)
             writer.run.info["batch_size"] = sizes.current
             done += len(readable) + len(others)
-            report(done, source.count)
+            waited, whole = got - asked, time.perf_counter() - asked
+            report(done, source.count, "decoding" if waited > _NOTICED * whole else "forward")
+            asked = time.perf_counter()
         if len(writer.run.skipped) == done:
             reason = writer.run.skipped[0]["reason"] if done else "it yielded none"
             raise ImageError(f"no image of {source.spec} could be measured: {reason}")

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import MAX_PIXELS
@@ -24,6 +24,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 INTERPOLATIONS = tuple(method.name.lower() for method in PIL.Image.Resampling)
 """Those of Pillow, which timm and torchvision resize with."""
+
+_LUMA = (0.299, 0.587, 0.114)
+"""Of R, G and B in a grey picture, as Pillow converts them (ITU-R BT.601)."""
 
 AS_CROP = "no larger than the network's frame: moved by one of the network's pixels"
 """Note of a picture under native shifts that the resize does not shrink."""
@@ -52,6 +55,8 @@ class Preprocessing:
     """Pixels kept on each side of the crop, for windows that move."""
     assumed: bool = field(default=False, compare=False)
     """Whether this is the usual one, because the network came without a transform of its own."""
+    grey: bool = False
+    """Whether `normalise` turns pictures to grey, for a network of one channel."""
 
     def __post_init__(self) -> None:
         sides = {"crop": self.crop, "resize": self.resize}
@@ -118,8 +123,10 @@ class Preprocessing:
 
     def normalise(
         self, images: Float[Tensor, "batch chan height width"]
-    ) -> Float[Tensor, "batch chan height width"]:
-        """(x − mean) / std per channel, on the device where the batch lies."""
+    ) -> Float[Tensor, "batch taken height width"]:
+        """(x − mean) / std per channel, on the device where the batch lies; of grey where asked."""
+        if self.grey:
+            images = torch.einsum("bchw,c->bhw", images, images.new_tensor(_LUMA)).unsqueeze(1)
         mean, std = (torch.tensor(v, device=images.device) for v in (self.mean, self.std))
         return (images - mean[:, None, None]) / std[:, None, None]
 
@@ -142,10 +149,21 @@ class Preprocessing:
             )
         return replace(self, margin=margin)
 
+    def for_channels(self, channels: int) -> "Preprocessing":
+        """The same for a network of 1 or 3 channels: for one, grey, by the means of mean and std.
+
+        >>> RESIZE_224.for_channels(1).normalise(torch.zeros(1, 3, 2, 2)).shape
+        torch.Size([1, 1, 2, 2])
+        """
+        if channels != 1 or self.grey:
+            return self
+        mean, std = ((sum(values) / len(values),) for values in (self.mean, self.std))
+        return replace(self, mean=mean, std=std, grey=True)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for `run.json`: all that decides the pixels."""
+        """Plain values for `run.json`: all that decides the pixels, beside the network."""
         values = asdict(self)
-        del values["assumed"]
+        del values["assumed"], values["grey"]
         return values
 
     @property
@@ -264,6 +282,13 @@ def preprocessing_of(module: Any) -> Preprocessing:
     return from_timm(resolve_model_data_config(module))
 
 
+def channels_of(module: nn.Module) -> int:
+    """Of the images that a network takes: 1, grey, if its first convolution takes one; else 3."""
+    convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
+    first = next(convolutions, None)
+    return 1 if first is not None and first.in_channels == 1 else 3
+
+
 def from_timm(config: Mapping[str, Any]) -> Preprocessing:
     """The evaluation transform of a timm data configuration.
 
@@ -299,6 +324,29 @@ def from_torchvision(preset: Any) -> Preprocessing:
     )
 
 
+def crop_of(
+    preprocess: PreprocessingName | Preprocessing, size: str | None = None
+) -> tuple[int, int] | None:
+    """Rows and columns that a network is to take; None where that is its own affair.
+
+    Args:
+        preprocess: a transform, or its name.
+        size: what stands in place of its crop, as for `customised`.
+
+    Raises:
+        ModelError: `size` cannot be read.
+
+    >>> crop_of("model"), crop_of("resize224"), crop_of("model", "32x40")
+    (None, (224, 224), (32, 40))
+    """
+    if size is not None:
+        rows, columns, *_ = _whole("--size", size) * 2
+        return rows, columns
+    if isinstance(preprocess, Preprocessing):
+        return preprocess.crop
+    return RESIZE_224.crop if preprocess == "resize224" else None
+
+
 def customised(
     base: Preprocessing,
     *,
@@ -327,9 +375,8 @@ def customised(
     """
     values: dict[str, Any] = {}
     if size is not None:
-        crop = _whole("--size", size) * 2
-        values["crop"] = crop[:2]
-        values["resize"] = _scaled(base, crop[:2])
+        values["crop"] = crop = crop_of(base, size)
+        values["resize"] = _scaled(base, crop)
     if resize is not None:
         values["resize"] = _whole("--resize", resize)
     for name, text in {"mean": mean, "std": std}.items():

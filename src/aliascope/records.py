@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-Report = Callable[[int, int | None], None]
-"""Takes how much is done, and of how much, where that is known."""
+Report = Callable[..., None]
+"""Takes how much is done, of how much where that is known, and, where it is known, what is waited
+for: decoding or forward."""
 
 Progress = Callable[[str], AbstractContextManager[Report]]
 """Called with a title; its context yields a `Report`."""

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aliascope.batch import Instrument, view_logits
-from aliascope.images.labels import class_names
 from aliascope.shifts import Border, Shift, largest, windows
 
 RADIUS = 8
@@ -131,15 +130,13 @@ def shift_curves(
     """
     room = min((x.preprocessing.room for x in instruments.values()), default=0)
     plan = cross(radius if border == "circular" else min(radius, room))
-    names = {side: class_names(x.classes) for side, x in instruments.items()}
     frames = []
     for image_id, pixels in pictures.items():
         for name, instrument in instruments.items():
             found = [z for _, z in shifted_logits(instrument, pixels, plan, border=border)]
             frame = predictions(plan, torch.cat(found))
-            known = names[name]
-            said = [known[i] if known else "" for i in frame["prediction"]]
-            frame.insert(3, "name", said)
+            known = instrument.class_names
+            frame["name"] = [known[i] if i < len(known) else "" for i in frame["prediction"]]
             frame.insert(0, "image_id", image_id)
             frame.insert(1, "model", name)
             frames.append(frame)

@@ -43,7 +43,7 @@ from aliascope.files import (
 from aliascope.records import StridedLayer
 from aliascope.statistics import mean_intervals
 from aliascope.text import columns, pair, wrapped
-from aliascope.verdicts import digits, sample, share, under
+from aliascope.verdicts import sample, share, under
 
 State = Literal["running", "complete", "interrupted", "failed"]
 
@@ -157,6 +157,20 @@ class Run:
     def verdict(self) -> str:
         """How far predictions move and which layer aliases most, in words."""
         return " ".join(_sentences(self)) if len(self.images) else "No image was measured."
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a metric, of the images and then of each layer: mean and standard deviation."""
+        summary = self.to_dict()
+        found = [({"layer": "", "kind": ""}, summary["metrics"])]
+        found += [({"layer": x["name"], "kind": x["kind"]}, x) for x in summary["layers"]]
+        rows = [
+            {"model": self.model, **place, "metric": name, **figures[name]}
+            for place, figures in found
+            for name in (*_IMAGE_METRICS, *_LAYER_METRICS)
+            if name in figures
+        ]
+        return pd.DataFrame(rows)
 
     def to_dict(self) -> dict[str, Any]:
         """What run.json holds and a summary of the rows, in JSON's own types.
@@ -432,21 +446,24 @@ def _sentences(run: Run) -> Iterator[str]:
     """What `Run.verdict` says, from the means over photographs."""
     images = run.images.set_index("image_id")
     groups = images["group"] if "group" in images else images.index.to_series()
+    photographs = len(set(groups))
     means = mean_intervals(images.reindex(columns=["logit_instability", "agreement"]), groups)
     means = means.clip(lower=0)  # neither can be negative, an interval of few photographs can
-    if means["value"].notna().all():
+    if np.isfinite(means["value"].to_numpy(float)).all():
         moved = share(*means.loc["logit_instability"], of="its logits' length")
         kept = share(*means.loc["agreement"].clip(upper=1), of="them")
         shifts = under(str(run.config.get("border", "")))
         yield f"{run.model} moves {shifts} by {moved} and keeps its prediction under {kept}."
-    shares = run.layers.reindex(columns=["layer", "alias_share"]).dropna()
-    if len(shares):
-        folded = shares.groupby("layer", observed=True)["alias_share"].mean().astype(float)
-        yield (
-            f"{folded.idxmax()} aliases most: {digits(100 * folded.max())} % of the energy of its "
-            "samples was folded."
-        )
-    yield sample(len(images), groups.nunique())
+    layers = run.layers.reindex(columns=["image_id", "layer", "alias_share"]).dropna()
+    if len(layers):
+        shares = layers.pivot_table("alias_share", "image_id", "layer", observed=True)
+        folded = mean_intervals(shares, groups.loc[shares.index])
+        most = folded["value"].idxmax()
+        energy = share(*folded.loc[most].clip(0, 1), of="the energy of its samples")
+        yield f"{most} aliases most: folded is {energy}."
+    yield sample(len(images), photographs)
+    if photographs < len(images):
+        yield "These are means over photographs, in the table over images."
 
 
 def _moments(frame: pd.DataFrame, rows: Any, names: dict[str, str]) -> dict[str, dict[str, float]]:

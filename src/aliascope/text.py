@@ -1,30 +1,93 @@
 """Plain text that fits a terminal and a log file alike."""
 
 import math
+import shutil
 from collections.abc import Sequence
-from textwrap import fill
+from textwrap import fill, wrap
 
-WIDTH = 100
+_NO_TERMINAL = (100, 24)
+_NARROWEST = 24
+"""Columns below which text in a cell is not wrapped."""
+_GLUE = "\xa0"
+"""In place of a space at which a line must not break: a header and its cell stay together."""
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, left-aligned.
+def width() -> int:
+    """Columns of the terminal, or as COLUMNS says; 100 where there is neither."""
+    return max(_NARROWEST, shutil.get_terminal_size(_NO_TERMINAL).columns)
+
+
+def columns(rows: Sequence[Sequence[str]], *, names: int = 1) -> str:
+    """Rows of cells, left-aligned, the first one the header; as `fitted` makes them fit.
 
     >>> print(columns([["layer", "stride"], ["conv1", "2"]]))
     layer  stride
     conv1  2
     """
+    return "\n".join(filter(None, fitted(rows, names=names)))
+
+
+def fitted(rows: Sequence[Sequence[str]], *, names: int = 1, figures: bool = False) -> list[str]:
+    r"""The text of each row, no wider than the terminal.
+
+    Where it is too wide the columns move closer, then the last one is wrapped, and where that is
+    not enough, each row is stacked: what names it, and below it the other cells with their headers.
+
+    Args:
+        rows: as many cells each; the first is the header, which is "" where rows are stacked.
+        names: how many of the first cells name a row.
+        figures: align all but the first column to the right, and never wrap them.
+
+    >>> fitted([["layer", "stride", ""], ["conv1", "2", "shortcut"]])
+    ['layer  stride', 'conv1  2       shortcut']
+    """
+    room = width()
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    for gap in (1,) if figures else (2, 1):
+        if sum(widths) + gap * (len(widths) - 1) <= room:
+            return [_line(row, widths, gap, figures=figures) for row in rows]
+    left = room - sum(widths[:-1]) - 2 * (len(widths) - 1)
+    if not figures and left >= _NARROWEST:
+        return ["\n".join(_line(part, widths, 2) for part in _split(row, left)) for row in rows]
+    return ["", *(_stacked(rows[0], row, names, room) for row in rows[1:])]
+
+
+def _line(row: Sequence[str], widths: list[int], gap: int, *, figures: bool = False) -> str:
+    first, *others = map(str.ljust, row, widths)
+    if figures:
+        others = map(str.rjust, row[1:], widths[1:])
+    return (" " * gap).join([first, *others]).rstrip()
+
+
+def _split(row: Sequence[str], room: int) -> list[list[str]]:
+    first, *more = wrap(row[-1], room) or [""]
+    return [[*row[:-1], first], *([""] * (len(row) - 1) + [text] for text in more)]
+
+
+def _stacked(header: Sequence[str], row: Sequence[str], names: int, room: int) -> str:
+    title = " ".join(filter(None, row[:names]))
+    indent = " " * (len(title) - len(title.lstrip()) + 2)
+    cells = zip(header[names:], row[names:], strict=True)
+    told = [f"{head} {cell}".strip() for head, cell in cells if cell]
+    # What does not fit a line of its own may break where it has spaces.
+    whole = [text.replace(" ", _GLUE) if len(text) < room - len(indent) else text for text in told]
+    lines = [_filled(title, "", indent, room), _filled(", ".join(whole), indent, indent, room)]
+    return "\n".join(filter(None, lines))
 
 
 def wrapped(texts: Sequence[str]) -> str:
-    r"""Paragraphs of at most 100 columns, continued lines indented.
+    r"""Paragraphs no wider than the terminal, continued lines indented.
 
     >>> wrapped(["short", "too"])
     'short\ntoo'
     """
-    return "\n".join(fill(text, WIDTH, subsequent_indent="  ") for text in texts)
+    room = width()
+    return "\n".join(_filled(text.replace(" %", f"{_GLUE}%"), "", "  ", room) for text in texts)
+
+
+def _filled(text: str, first: str, others: str, room: int) -> str:
+    lines = fill(text, room, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
+    return lines.replace(_GLUE, " ")
 
 
 def pair(rows: int | float, across: int | float) -> str:

@@ -47,8 +47,8 @@ class Change(NamedTuple):
             return "no interval known"
         if low <= 0 <= high:
             return f"{_within(_signed(low), _signed(high), self.unit, level)}: no difference shown"
-        ends = sorted(map(abs, (low, high)))
-        return _within(*map(digits, ends), self.unit, level)
+        near, far = sorted(map(abs, (low, high)))
+        return _within(digits(near), digits(far), self.unit, level)
 
     @property
     def _scaled(self) -> tuple[float, float, float]:

@@ -23,7 +23,7 @@ from aliascope.antialias.surgery import operate, share_choices
 from aliascope.errors import ModelError
 from aliascope.layers import LAYERS
 from aliascope.layers._polyphase import PolyphaseChoice
-from aliascope.preprocessing import preprocessing_of
+from aliascope.preprocessing import channels_of, preprocessing_of
 from aliascope.runtime import uncompiled
 from aliascope.taps import Trace, evaluating
 
@@ -146,7 +146,7 @@ def antialias(
 
 def _blank(model: nn.Module) -> Tensor:
     like = next(model.parameters(), torch.zeros(()))
-    return torch.zeros(1, 3, *preprocessing_of(model).crop).to(like)
+    return torch.zeros(1, channels_of(model), *preprocessing_of(model).crop).to(like)
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -1,8 +1,9 @@
 """What a conversion did, operation by operation, and what it costs."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+import pandas as pd
 from torch import nn
 
 from aliascope.antialias.recipe import Recipe
@@ -57,12 +58,28 @@ class Conversion:
             ]
             for row in self.layers
         ]
+        lines = [columns([header, *rows]), wrapped([self.verdict])]
+        lines += [wrapped([f"notice: {text}"]) for text in self.notices]
+        return "\n".join(lines)
+
+    @property
+    def verdict(self) -> str:
+        """How many operations were converted, and at what price."""
+        converted = sum(row.outcome == "converted" for row in self.layers)
         size = "×".join(map(str, self.input_shape))
         ratio = self.flops_after / max(self.flops_before, 1)
         total = f"{self.flops_before / 1e9:.3g} → {self.flops_after / 1e9:.3g} GFLOPs"
-        lines = [columns([header, *rows]), f"{self.recipe} on {size}: {total}, {ratio:.2f} times"]
-        lines += [wrapped([f"notice: {text}"]) for text in self.notices]
-        return "\n".join(lines)
+        return (
+            f"{self.recipe} on {size}: {total}, {ratio:.2f} times; {converted} of "
+            f"{len(self.layers)} operations converted"
+        )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row an operation, with the columns of `ConvertedLayer`."""
+        return pd.DataFrame(
+            list(self.layers), columns=[field.name for field in fields(ConvertedLayer)]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as `--json` prints it."""

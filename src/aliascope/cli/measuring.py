@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
 import aliascope
 from aliascope.cli.options import (
     PREPROCESS_HELP,
     BatchSize,
+    Csv,
     Device,
     Images,
     Interpolation,
@@ -26,12 +28,18 @@ from aliascope.cli.options import (
     assignments,
     defaults_of,
 )
-from aliascope.cli.output import complain, interruptible, print_json, progress, show
+from aliascope.cli.output import complain, interruptible, print_csv, print_json, progress, say, show
 from aliascope.cli.reporting import also_report
 from aliascope.errors import AliascopeError, RunError
 from aliascope.files import file_name
 from aliascope.models import LoadedModel
-from aliascope.preprocessing import RESIZE_224, Preprocessing, PreprocessingName, customised
+from aliascope.preprocessing import (
+    RESIZE_224,
+    Preprocessing,
+    PreprocessingName,
+    crop_of,
+    customised,
+)
 
 _MEASURE = defaults_of(aliascope.measure)
 
@@ -70,6 +78,7 @@ def measure(
     limit: Limit = None,
     seed: Seed = _MEASURE.seed,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Measure aliasing and shift instability of one or more models.
 
@@ -82,7 +91,9 @@ def measure(
     for spec in models:
         try:
             with interruptible(kept=out is not None):
-                model = aliascope.load_model(spec, weights=weights, seed=seed)
+                model = aliascope.load_model(
+                    spec, weights=weights, seed=seed, size=crop_of(preprocess, size)
+                )
                 with progress(spec) as report:
                     run = aliascope.measure(
                         model,
@@ -107,8 +118,10 @@ def measure(
             complain(f"{spec}: {error}")
             continue
         runs.append(run)
-        if not as_json:
-            typer.echo(f"{run}\n")
+        if not (as_json or as_csv):
+            say(f"{run}\n", run.verdict)
+    if as_csv and runs:
+        print_csv(pd.concat([run.table for run in runs]))
     if as_json:
         print_json([run.to_dict() for run in runs])
     if failed:
@@ -154,6 +167,7 @@ def compare(
     batch_size: BatchSize = None,
     limit: Limit = None,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Compare two models on the same pictures, or two runs, paired by image and by layer.
 
@@ -168,20 +182,20 @@ def compare(
     pixels |= {"interpolation": interpolation}
     if images is None:
         _refuse_models(a, b, options | pixels | {"preprocess": preprocess})
-        show(aliascope.compare(a, b, layer_map=pairs), as_json)
+        show(aliascope.compare(a, b, layer_map=pairs), as_json=as_json, as_csv=as_csv)
         return
     if runs := [text for text in (a, b) if _is_run(text)]:
         raise RunError(
             f"{runs[0]} is a run, which is not measured again: leave --images out, or give two "
             "models"
         )
-    first = aliascope.load_model(a, weights=weights)
+    first = aliascope.load_model(a, weights=weights, size=crop_of(preprocess, size))
     options["preprocess"] = _prepared(first, preprocess, **pixels)
     with interruptible(kept=out is not None), progress(f"{a}, {b}") as report:
         comparison = aliascope.compare(
             first, b, images=images, layer_map=pairs, progress=report, **options
         )
-    show(comparison, as_json)
+    show(comparison, as_json=as_json, as_csv=as_csv)
     also_report(out)
 
 

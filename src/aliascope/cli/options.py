@@ -41,7 +41,23 @@ PREPROCESS_HELP = (
 )
 PRECISION_HELP = "Run the forward pass in this precision."
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+def _alone(context: Any, given: Any, value: bool) -> bool:
+    other = "as_csv" if given.name == "as_json" else "as_json"
+    if value and context.params.get(other):
+        raise typer.BadParameter("--json and --csv are two forms of one output; give one of them")
+    return value
+
+
+Json = Annotated[
+    bool, typer.Option("--json", callback=_alone, help="Print JSON instead of a table.")
+]
+Csv = Annotated[
+    bool,
+    typer.Option(
+        "--csv", callback=_alone, help="Print the table as CSV (RFC 4180), with all digits."
+    ),
+]
 Model = Annotated[
     str,
     typer.Argument(

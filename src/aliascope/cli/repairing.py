@@ -4,17 +4,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 import aliascope
 from aliascope.antialias.recipe import Stem
-from aliascope.cli.options import Device, Json, Limit, Model, Weights, defaults_of
-from aliascope.cli.output import interruptible, print_json, progress, show
+from aliascope.cli.options import Csv, Device, Json, Limit, Model, Weights, defaults_of
+from aliascope.cli.output import interruptible, print_csv, print_json, progress, say, show
 from aliascope.cli.reporting import also_report
 from aliascope.layers import Padding, Wavelet
 from aliascope.models import check_name
 from aliascope.study.tradeoffs import compare_methods
-from aliascope.text import columns
+from aliascope.text import columns, wrapped
+from aliascope.verdicts import listed
 
 _RECIPE = defaults_of(aliascope.Recipe)
 _FINETUNE = defaults_of(aliascope.finetune)
@@ -78,6 +80,7 @@ def antialias(
     weights: Weights = _METHODS.weights,
     device: Device = None,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Anti-alias what downsamples in MODEL, keeping its weights, and write the result.
 
@@ -107,8 +110,12 @@ def antialias(
     if as_json:
         finetuned = {"finetune": trained.to_dict()} if trained else {}
         print_json({"model": str(out), "spec": loaded.spec, **report.to_dict(), **finetuned})
+    elif as_csv:
+        print_csv(report.table)
     else:
-        typer.echo("\n\n".join(filter(None, [str(report), trained and str(trained)])))
+        say(str(report), report.verdict)
+        if trained:
+            say(f"\n{trained}", trained.verdict)
     also_report(trained.path if trained else None)
 
 
@@ -149,6 +156,7 @@ def methods(
     ] = _METHODS.latency_seconds,
     device: Device = None,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """List the anti-aliased downsamplers, or with --measure compare them on a model.
 
@@ -170,12 +178,15 @@ def methods(
                 device=device,
                 progress=progress,
             )
-        show(compared, as_json)
+        show(compared, as_json=as_json, as_csv=as_csv)
         also_report(out)
         return
     found = aliascope.available_methods()
     if as_json:
         print_json([asdict(method) for method in found])
+        return
+    if as_csv:
+        print_csv(pd.DataFrame(found))
         return
     header = ["method", "layer", "parameters", "MFLOPs", "exact under", "paper"]
     rows = [
@@ -189,4 +200,6 @@ def methods(
         ]
         for method in found
     ]
-    typer.echo(columns([header, *rows]))
+    learned = [method.name for method in found if method.parameters]
+    verdict = f"{len(found)} methods: {listed(learned)} learn parameters, the others have none."
+    say(f"{columns([header, *rows])}\n\n{wrapped([verdict])}", verdict)

@@ -11,6 +11,7 @@ from aliascope.cli.options import (
     PRECISION_HELP,
     PREPROCESS_HELP,
     SHIFTS_HELP,
+    Csv,
     Device,
     Json,
     Limit,
@@ -104,6 +105,7 @@ def study(
         bool, typer.Option("--figures-only", help="Only draw the figures again from --out.")
     ] = False,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Run the five-phase study on a pair of models: six tables, fifteen figures, one summary.
 
@@ -137,7 +139,7 @@ def study(
             device=device,
             seed=seed,
         )
-    show(summary, as_json)
+    show(summary, as_json=as_json, as_csv=as_csv)
     also_report(out)
     for number, why in summary.failed.items():
         complain(f"phase {number}: {why}")

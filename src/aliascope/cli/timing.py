@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import aliascope
-from aliascope.cli.options import Device, Json, Precision, Weights, defaults_of
+from aliascope.cli.options import Csv, Device, Json, Precision, Weights, defaults_of
 from aliascope.cli.output import complain, progress, show
 
 _BENCH = defaults_of(aliascope.bench)
@@ -42,6 +42,7 @@ def bench(
         ),
     ] = _BENCH.seed,
     as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Time the forward pass of one or more models against each other.
 
@@ -60,7 +61,7 @@ def bench(
             seed=seed,
             progress=report,
         )
-    show(latency, as_json)
+    show(latency, as_json=as_json, as_csv=as_csv)
     for label, sentence in latency.failures.items():
         complain(f"{label}: {sentence}")
     if latency.failures:

@@ -19,11 +19,12 @@ from aliascope.files import Result, plain, write_file
 from aliascope.images import ImageSource, open_images
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
+from aliascope.preprocessing import crop_of
 from aliascope.shiftmap import shift_curves, telling
 from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
 from aliascope.statistics import Estimate, holm, mean_interval, paired
 from aliascope.store import Run
-from aliascope.text import interval, number, wrapped
+from aliascope.text import fitted, interval, number, wrapped
 from aliascope.verdicts import FEW
 
 _IMAGE_METRICS = {
@@ -78,6 +79,14 @@ class Comparison(Result):
     def verdict(self) -> str:
         """What was found, in a sentence or two."""
         return verdict_of(self)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The rows of `images`, without layers, then those of `layers`."""
+        filled = [rows for rows in (self.images, self.layers) if len(rows)]
+        both = pd.concat(filled or [self.images])
+        names = ["metric", "layer_a", "layer_b", "kind"]
+        return both.reindex(columns=[*names, *both.columns.difference(names, sort=False)])
 
     def to_dict(self) -> dict[str, Any]:
         """The same in JSON's own types, the frames as lists of rows; None is NaN or infinite."""
@@ -194,7 +203,10 @@ def _loaded(models: Sequence[Any], options: dict[str, Any]) -> list[LoadedModel]
     if any(isinstance(model, Run) for model in models):
         raise RunError("with images= both models are measured: give models, or leave images out")
     known = {name: options[name] for name in ("weights", "seed") if name in options}
-    return [load_model(model, **known) for model in models]
+    size = crop_of(options.get("preprocess", "model"))
+    first = load_model(models[0], **known, size=size)
+    size = size or first.preprocessing.crop  # the second is shown what the first one asks for
+    return [first, load_model(models[1], **known, size=size)]
 
 
 def _measured(
@@ -361,7 +373,7 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _blocks(c: Comparison) -> Iterator[str]:
-    """The paragraphs of the printed comparison, 100 columns wide."""
+    """The paragraphs of the printed comparison."""
     images = c.images.to_dict("records")
     layers = c.layers.query("n > 0 and metric in @_LAYER_METRICS")
     percent = f"{100 * c.level:g} %"
@@ -369,14 +381,14 @@ def _blocks(c: Comparison) -> Iterator[str]:
     sample += f" of {c.groups} photographs" if c.groups < c.n else ""
     shifts = f", {c.shifts} shifts" if c.shifts else ""
     yield f"A  {c.model_a}\nB  {c.model_b}\n{sample}{shifts}"
-    yield "\n".join(_table([_image_cells(row, percent) for row in images]))
+    yield "\n".join(filter(None, _table([_image_cells(row, percent) for row in images])))
     share, low, high = c.prediction_agreement
     if not math.isnan(share):
         yield f"same prediction for {share:.1%} {interval(low, high, '.1%')} of the images"
     header, *rows = _table([_layer_cells(row, percent) for row in layers.to_dict("records")])
     pairs = zip(layers["layer_a"], layers["layer_b"], strict=True)
     named = [" → ".join(dict.fromkeys(pair)) for pair in pairs]
-    lines = [header]
+    lines = [header] if header else []
     for name in dict.fromkeys(named):
         lines += [name, *(row for row, own in zip(rows, named, strict=True) if own == name)]
     yield "\n".join(lines)
@@ -419,8 +431,11 @@ def _difference(row: dict[str, Any], percent: str) -> dict[str, str]:
 
 
 def _table(rows: list[dict[str, str]]) -> list[str]:
-    """Header and lines; an empty header where there are no rows."""
-    return pd.DataFrame(rows).to_string(index=False).splitlines() if rows else [""]
+    """Header and rows; an empty header where there are none."""
+    if not rows:
+        return [""]
+    header = [name.rstrip() for name in rows[0]]
+    return fitted([header, *([*row.values()] for row in rows)], figures=True)
 
 
 def _form(row: dict[str, Any]) -> str:

@@ -57,16 +57,17 @@ def _alias(found: "Comparison", *, in_full: bool) -> str:
     rows = found.layers.query("metric == 'alias_share' and n > 0")
     if rows.empty:
         return ""
-    shown = rows["p_holm"] < 1 - found.level
-    fewer, more = (int((shown & (sign * rows["difference"] > 0)).sum()) for sign in (-1, 1))
+    differences, p = (rows[name].to_numpy(float) for name in ("difference", "p_holm"))
+    shown = p < 1 - found.level  # NaN, of what was not tested, is not
+    fewer, more = (np.count_nonzero(shown & (sign * differences > 0)) for sign in (-1, 1))
     places = f"{len(rows)} {'layer' if len(rows) == 1 else 'layers'}"
     if not fewer and not more:
-        known = rows["p_holm"].notna().any()
+        known = np.isfinite(p).any()
         return f"Alias share: {'no difference shown' if known else 'no test'} in {places}"
     told = [f"{verb} in {n}" for verb, n in (("falls", fewer), ("rises", more)) if n]
     text = f"Alias share {listed(told)} of {places} (corrected p below {1 - found.level:.2g})"
     if in_full:
-        row = rows[shown].loc[rows["difference"].abs()[shown].idxmax()].to_dict()
+        row = rows.iloc[np.where(shown, np.abs(differences), 0).argmax()].to_dict()
         change = _relative(row)
         text += f", most in {row['layer_a']}: {change.amount()} ({change.certainty(found.level)})"
     return text

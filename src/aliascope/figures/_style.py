@@ -357,6 +357,7 @@ def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     figure.savefig(png, dpi=_DPI, metadata={"Software": None})
+    figure.set_layout_engine("none")  # laid out again, the other file would differ by a little
     figure.savefig(svg, dpi=_DPI, metadata={"Date": None})
     return png, svg
 

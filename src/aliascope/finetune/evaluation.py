@@ -1,6 +1,5 @@
 """The figures of a network on the held-out pictures, by the instrument that `measure` uses."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from aliascope.finetune.losses import distillation
 from aliascope.images import Entry
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
-from aliascope.runtime import Precision, computing, failures_named
+from aliascope.runtime import Precision, computing, copied, failures_named
 from aliascope.stability import logits_of
 
 METRICS = {
@@ -51,7 +50,7 @@ class HeldOut:
             teacher: the teacher's predictions, to compare with.
         """
         instrument = prepare(
-            load_model(copy.deepcopy(model).cpu()),
+            load_model(copied(model).cpu()),
             preprocess=self.preprocessing,
             precision=self.precision,
             device=str(self.device),
@@ -78,7 +77,7 @@ def divergence(
     device: torch.device,
 ) -> float:
     """KL(teacher ‖ model) in nats, mean over pictures in the evaluation's own view."""
-    runners = [copy.deepcopy(each.module).eval().to(device) for each in (model, teacher)]
+    runners = [copied(each.module).eval().to(device) for each in (model, teacher)]
     total, count = 0.0, 0
     for items, pixels in readable_batches(entries, preprocessing, 32):
         x = preprocessing.normalise(pixels.to(device)).contiguous(memory_format=torch.channels_last)

@@ -1,12 +1,12 @@
 """How fast weights move, which of them decay, and their average over the steps."""
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
 from aliascope.finetune.settings import FinetuneSettings
+from aliascope.runtime import copied
 
 
 def rate_at(step: int, settings: FinetuneSettings) -> float:
@@ -41,7 +41,7 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: int | float) -> None:
-        self.module = copy.deepcopy(model).eval()
+        self.module = copied(model).eval()
         self._decay = decay
         self._pairs: list[tuple[Tensor, Tensor]] = []
         own, theirs = self.module.state_dict(), model.state_dict()

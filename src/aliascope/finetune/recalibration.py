@@ -1,6 +1,5 @@
 """Batch-norm recalibration: the running statistics of a changed network, measured anew."""
 
-import copy
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from aliascope.finetune.data import readable_batches
 from aliascope.images import Entry, ImageSource, open_images
 from aliascope.models import LoadedModel, load_model
 from aliascope.preprocessing import Preprocessing
-from aliascope.runtime import chosen_device, computing, failures_named
+from aliascope.runtime import chosen_device, computing, copied, failures_named
 from aliascope.taps import evaluating
 
 ENOUGH = 512
@@ -71,10 +70,10 @@ def recalibrate(
     False
     """
     loaded = load_model(model)
-    preprocessing = preprocess or loaded.preprocessing
+    preprocessing = loaded.prepared(preprocess)
     source = images if isinstance(images, ImageSource) else open_images(images)
     place = chosen_device(device)
-    module = copy.deepcopy(loaded.module).to(place)
+    module = copied(loaded.module).to(place)
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     entries = _of(source, limit)
     batches = _batches(entries, preprocessing, max(batch_size, 2)) if norms else ()

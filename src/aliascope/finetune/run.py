@@ -150,7 +150,7 @@ def finetune(
     student = load_model(model)
     guide = student if teacher is None else load_model(teacher)
     known = student if isinstance(teacher, nn.Module | None) else guide
-    preprocessing = preprocess or known.preprocessing
+    preprocessing = student.prepared(preprocess or known.preprocessing)
     source = _opened(images, limit)
     held_source = None if isinstance(holdout, int) else _opened(holdout, None)
     entries, held_entries = list(source.entries()), []
@@ -239,9 +239,9 @@ def _verdict(found: FineTuned) -> str:
 
     sentence = f"After {last['step']:.0f} steps {found.config['model']} "
     clauses = []
-    if not math.isnan(last["teacher_agreement"]):
+    if pd.notna(last["teacher_agreement"]):
         clauses.append(f"answers as the teacher for {told('teacher_agreement')}")
-    if not math.isnan(last["correct"]):
+    if pd.notna(last["correct"]):
         clauses.append(f"names {told('correct')} correctly")
     clauses.append(f"moves by {told('logit_instability')} of its logits' length")
     return f"{sentence}{'; '.join(clauses)} (means over the held-out pictures, no interval known)."

@@ -1,6 +1,5 @@
 """The training loop: self-distillation on unlabelled pictures, one step after another."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from aliascope.finetune.settings import FinetuneSettings
 from aliascope.fusion import fuse_batch_norm
 from aliascope.models import LoadedModel
 from aliascope.preprocessing import Preprocessing
-from aliascope.runtime import failures_named, tf32
+from aliascope.runtime import copied, failures_named, tf32
 from aliascope.taps import strided_layers
 
 
@@ -37,8 +36,8 @@ class Training:
         preprocessing: Preprocessing,
         device: torch.device,
     ) -> None:
-        example = torch.zeros(1, 3, *preprocessing.crop)
-        module = copy.deepcopy(student.module)
+        example = student.example(preprocessing.crop)
+        module = copied(student.module)
         self._name = student.spec
         with failures_named(student.spec, example.shape):
             layers, features = [], []

@@ -166,17 +166,3 @@ def _cells(reader: Any, file: int, label: int) -> Iterator[tuple[str, int | None
 def _path(name: str) -> str:
     """One spelling for all of a path: macOS decomposes letters, Windows has backslashes."""
     return normpath(normalize("NFC", name).replace("\\", "/").strip())
-
-
-def class_names(classes: int | None) -> list[str]:
-    """Short names of a network's classes: ImageNet's where there are 1000, else none are known.
-
-    >>> class_names(1000)[281], class_names(10)
-    ('tabby', [])
-    """
-    if classes != 1000:
-        return []
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info = ImageNetInfo()
-    return [info.index_to_description(i).partition(",")[0] for i in range(classes)]

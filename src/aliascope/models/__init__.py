@@ -15,7 +15,7 @@ where there is none). Conversions can be chained: `…@blurpool:3@adaptive:stem`
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -43,8 +43,14 @@ from aliascope.models.files import (
     recorded,
     write_weights,
 )
-from aliascope.preprocessing import Preprocessing, preprocessing_of
-from aliascope.runtime import uncompiled
+from aliascope.preprocessing import (
+    RESIZE_224,
+    Preprocessing,
+    PreprocessingName,
+    channels_of,
+    preprocessing_of,
+)
+from aliascope.runtime import failures_named, uncompiled
 
 __all__ = [
     "LoadedModel",
@@ -85,15 +91,25 @@ class LoadedModel:
     @property
     def channels(self) -> int:
         """Of the images that it takes: 1, grey, if its first convolution takes one; else 3, RGB."""
-        return _channels(self.module)
+        return channels_of(self.module)
 
-    def example(self) -> Tensor:
-        """A batch of one blank image of the size that the network takes."""
-        return torch.zeros(1, self.channels, *self.preprocessing.crop)
+    def prepared(self, preprocess: PreprocessingName | Preprocessing | None) -> Preprocessing:
+        """A transform by its name, or as given, for the channels that it takes; None: its own."""
+        named = {None: self.preprocessing, "model": self.preprocessing, "resize224": RESIZE_224}
+        chosen = preprocess if isinstance(preprocess, Preprocessing) else named[preprocess]
+        return chosen.for_channels(self.channels)
+
+    def example(self, size: Sequence[int] | None = None) -> Tensor:
+        """A batch of one blank image, by default of the size that the network takes."""
+        return torch.zeros(1, self.channels, *(size or self.preprocessing.crop))
 
 
 def load_model(
-    spec: str | nn.Module | LoadedModel, *, weights: str | Path = "pretrained", seed: int = 0
+    spec: str | nn.Module | LoadedModel,
+    *,
+    weights: str | Path = "pretrained",
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
 ) -> LoadedModel:
     """Load a model by its spec, in eval mode on the CPU.
 
@@ -103,6 +119,8 @@ def load_model(
             what `torch.save` wrote of a state_dict (read with `weights_only=True`). Of a file that
             `save_model` wrote, the conversions are those that it records.
         seed: of random weights.
+        size: rows and columns of the pictures that it will see, on which conversions are tried; by
+            default those of its own transform.
 
     Raises:
         ModelError: no such model, weights that cannot be had or do not fit, other conversions in
@@ -141,7 +159,8 @@ def load_model(
             pretrained = weights == "pretrained" and file is None
             module = uncompiled(plan.build(pretrained)).eval()
     preprocessing = plan.preprocessing(module)
-    stages = _stages(module, recipes, torch.zeros(1, _channels(module), *preprocessing.crop))
+    example = torch.zeros(1, channels_of(module), *(size or preprocessing.crop))
+    stages = _stages(spec, module, recipes, example)
     module, original = _filled(stages, state, file)
     original = made.weights_digest if made else original or weights_digest(module)
     provenance = Provenance(base, tuple(recipes), original, version("aliascope"))
@@ -177,12 +196,6 @@ def save_model(model: LoadedModel, path: str | Path, *, half: bool = False) -> N
     write_weights(Path(path), model.module, model.provenance, half=half)
 
 
-def _channels(module: nn.Module) -> int:
-    convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
-    first = next(convolutions, None)
-    return 1 if first is not None and first.in_channels == 1 else 3
-
-
 def _wrap(module: nn.Module) -> LoadedModel:
     module = uncompiled(module)
     return LoadedModel(type(module).__name__, module, preprocessing_of(module), None, "as given")
@@ -210,11 +223,14 @@ def _chain(recipes: Iterable[Recipe]) -> str:
     return "".join(f"@{recipe}" for recipe in recipes)
 
 
-def _stages(module: nn.Module, recipes: list[Recipe], example: Tensor) -> Iterator[nn.Module]:
+def _stages(
+    spec: str, module: nn.Module, recipes: list[Recipe], example: Tensor
+) -> Iterator[nn.Module]:
     """The network as it was built, and after each of its conversions."""
     yield module
     for recipe in recipes:
-        module = antialias(module, **vars(recipe), example=example)
+        with failures_named(spec, example.shape):
+            module = antialias(module, **vars(recipe), example=example)
         yield module
 
 

@@ -46,7 +46,7 @@ hover.id = "hover";
 hover.hidden = true;
 document.body.append(hover);
 document.addEventListener("pointermove", (event) => {
-  const mark = event.target.closest?.("svg g, svg circle, svg polyline");
+  const mark = event.target.closest?.("svg :has(> title)");
   const title = mark?.querySelector(":scope > title");
   hover.hidden = !title;
   if (!title) return;

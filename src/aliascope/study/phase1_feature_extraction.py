@@ -86,12 +86,11 @@ def draw(study: Study) -> Iterator[tuple[str, Figure]]:
 
 
 def _inputs(study: Study) -> dict[str, Tensor]:
-    """As the network takes them, (1, 3, H, W); the synthetic ones, ±1 and ½, are not normalised."""
+    """As the network takes them; the synthetic ones, ±1 and ½, are not normalised."""
     _, natural = next(study.views(1))
-    _, _, height, width = natural.shape
-    side = max(height, width)
-    synthetic = {"checkerboard": checkerboard(side), "constant": constant(side)}
-    return {"natural": natural} | {
-        name: picture[None, :, :height, :width].expand(1, 3, -1, -1)
-        for name, picture in synthetic.items()
+    side = max(study.preprocessing.crop)
+    return {
+        "natural": natural,
+        "checkerboard": study.synthetic(checkerboard(side)),
+        "constant": study.synthetic(constant(side)),
     }

@@ -90,18 +90,12 @@ def _side(study: Study) -> int:
     return max(study.preprocessing.crop)
 
 
-def _input(study: Study, picture: Tensor) -> Tensor:
-    """As a network takes it, (1, 3, H, W), not normalised."""
-    height, width = study.preprocessing.crop
-    return picture[None, :, :height, :width].expand(1, 3, -1, -1)
-
-
 def _sweep(study: Study) -> Iterator[pd.DataFrame]:
     first = study.instruments[BASELINE].layers[0]
     frequencies = np.linspace(0.1, 0.9, study.settings.sweep)
     for start in range(0, len(frequencies), _BATCH):
         part = frequencies[start : start + _BATCH]
-        x = torch.cat([_input(study, sinusoid(_side(study), f)) for f in part.tolist()])
+        x = torch.cat([study.synthetic(sinusoid(_side(study), f)) for f in part.tolist()])
         ratios = study.ratios(BASELINE, x)[first.name]
         columns = {"frequency": part, "avr": ratios["avr"], "avr_box": ratios["avr_box"]}
         yield pd.DataFrame(columns | {"cutoff": 1 / first.stride[1]})
@@ -109,7 +103,7 @@ def _sweep(study: Study) -> Iterator[pd.DataFrame]:
 
 def _checkerboard(study: Study) -> pd.DataFrame:
     """A row a variant and layer, the leading variant first."""
-    board = _input(study, checkerboard(_side(study)))
+    board = study.synthetic(checkerboard(_side(study)))
     found = {role: study.ratios(role, board) for role in study.roles}
     rows = []
     for variant in sorted(("sampled_avr", "avr"), key=lambda name: name != study.leading):
@@ -125,7 +119,7 @@ def _checkerboard(study: Study) -> pd.DataFrame:
 
 def _signals(study: Study) -> dict[str, Tensor]:
     _, photograph = next(study.views(1))
-    return {"tone": _input(study, sinusoid(_side(study), TONE)), "photograph": photograph}
+    return {"tone": study.synthetic(sinusoid(_side(study), TONE)), "photograph": photograph}
 
 
 @torch.inference_mode()

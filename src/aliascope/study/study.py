@@ -35,7 +35,7 @@ from aliascope.files import refuse_another, write_file
 from aliascope.images import ImageSource, open_images
 from aliascope.measure import measure
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import RESIZE_224, Preprocessing, possible_shifts
+from aliascope.preprocessing import Preprocessing, possible_shifts
 from aliascope.records import Progress, StridedLayer
 from aliascope.shifts import Border
 from aliascope.spectra import power_spectrum
@@ -134,8 +134,7 @@ class Study:
     @property
     def preprocessing(self) -> Preprocessing:
         """The same for all models."""
-        own = self.models[BASELINE].preprocessing
-        return RESIZE_224 if self.settings.preprocess == "resize224" else own
+        return self.models[BASELINE].prepared(self.settings.preprocess)
 
     @cached_property
     def shifts(self) -> tuple[Border, ...]:
@@ -321,8 +320,13 @@ class Study:
         """The images, opened anew."""
         return open_images(self.settings.images, limit=self.settings.limit)
 
+    def synthetic(self, picture: Tensor) -> Tensor:
+        """The corner of a (1, side, side) picture as a network takes it, (1, C, H, W), as it is."""
+        _, channels, height, width = self.models[BASELINE].example(self.preprocessing.crop).shape
+        return picture[None, :, :height, :width].expand(1, channels, -1, -1)
+
     def views(self, number: int) -> Iterator[tuple[str, Tensor]]:
-        """(photograph, normalised image (1, 3, H, W)) of the first images that can be read."""
+        """(photograph, normalised image (1, C, H, W)) of the first images that can be read."""
         for image in islice(self.source(), number):
             yield image.group, self.preprocessing.normalise(self.preprocessing(image.pixels)[None])
 

@@ -38,6 +38,17 @@ class Summary:
         """What the intervention bought and cost, in words; "" without phase 5."""
         return _verdict(found) if (found := self.record["headline"]) else ""
 
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a figure of the closing table; none without phase 5.
+
+        Columns: figure, both models, and change, change_low and change_high, which are relative
+        where they have an interval.
+        """
+        names = ["figure", *ROLES, "change", "change_low", "change_high"]
+        found = self.record["headline"]
+        return pd.DataFrame(_figures(found) if found else [], columns=names)
+
     def to_dict(self) -> dict[str, Any]:
         """The record in JSON's own types; None is NaN."""
         return plain({"verdict": self.verdict, **self.record})
@@ -162,8 +173,8 @@ def _blocks(summary: Summary) -> Iterator[str]:
         kept, n, lead = found["predictions_kept"], found["n"], found["shifts"][0]
         crops = f" ({found['photographs']} photographs)" if found["photographs"] < n else ""
         moved = f"{n} images of {record['study']['images']}{crops}, moved by one pixel. Changes "
-        moved += "with 95 % intervals, an observation a photograph; latency: order statistics "
-        moved += "over rounds."
+        moved += "with 95 % intervals, an observation a photograph; latency: of an image, from "
+        moved += "order statistics over rounds."
         tests = ", ".join(
             f"{metric.partition(',')[0]} p = {number(_known(p), '.2g')}"
             for metric, p in found["p_paired"].items()
@@ -189,9 +200,9 @@ def _blocks(summary: Summary) -> Iterator[str]:
 def _verdict(found: dict[str, Any]) -> str:
     a, b = (found["models"][role] for role in ROLES)
     changes = {
-        title: Change(*map(_known, limits))
-        for title, limits in found["changes"].items()
-        if not math.isnan(_known(limits[0]))
+        title: Change(_known(value), _known(low), _known(high))
+        for title, (value, low, high) in found["changes"].items()
+        if value is not None and not math.isnan(value)
     }
     clauses, shifts = [], found["shifts"][0]
     if change := changes.get(f"logit instability, {shifts}"):
@@ -212,6 +223,17 @@ def _verdict(found: dict[str, Any]) -> str:
 
 def rows_of(found: dict[str, Any]) -> Iterator[list[str]]:
     """Cells of the closing table: a metric, both models, the change."""
+    for title, *values, change, low, high in _figures(found):
+        form = ".2f" if title.startswith("latency") else ".4f"
+        cells = [format(value, form) for value in values]
+        if title.partition(" (")[0] in found["changes"]:
+            yield [title, *cells, f"{number(change, '+.1%')} {interval(low, high, '+.1%')}"]
+        else:
+            yield [title, *cells, f"{change:+{form}}"]
+
+
+def _figures(found: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Rows of `Summary.table`; a figure that either model lacks is left out."""
     lead, *others = found["shifts"]
     lines = {
         f"logit instability, {lead}": "logit_instability",
@@ -222,20 +244,15 @@ def rows_of(found: dict[str, Any]) -> Iterator[list[str]]:
         lines[f"logit instability, {shifts}"] = f"logit_instability_{shifts}"
         lines[f"agreement, {shifts}"] = f"agreement_{shifts}"
     lines |= {"confidence": "confidence", "accuracy": "accuracy"}
-    lines["latency, batch 1 (ms an image)"] = "latency_ms"
-    lines[f"latency, batch {found['latency_batch']} (ms an image)"] = "latency_batch_ms"
+    lines["latency, batch 1 (ms)"] = "latency_ms"
+    lines[f"latency, batch {found['latency_batch']} (ms)"] = "latency_batch_ms"
     for title, name in lines.items():
         values = [_known(found[name][role]) for role in ROLES]
         if any(map(math.isnan, values)):
             continue
-        form = ".2f" if name.startswith("latency") else ".4f"
-        cells = [format(value, form) for value in values]
         change = found["changes"].get(title.partition(" (")[0])
-        if change:
-            value, low, high = map(_known, change)
-            yield [title, *cells, f"{number(value, '+.1%')} {interval(low, high, '+.1%')}"]
-        else:
-            yield [title, *cells, f"{values[1] - values[0]:+{form}}"]
+        change = map(_known, change) if change else (values[1] - values[0], math.nan, math.nan)
+        yield title, *values, *change
 
 
 def _known(x: float | None) -> float:

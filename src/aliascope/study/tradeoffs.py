@@ -311,7 +311,7 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
         "latency": _numbers(table["latency_ratio"], ".2f"),
         "MB": _numbers(table["memory_mb"], ".0f"),
     }
-    yield columns([list(cells), *zip(*cells.values(), strict=True)])
+    yield columns([list(cells), *zip(*cells.values(), strict=True)], names=2)
     yield wrapped([found.verdict])
     beside = f"{' and '.join(others)}: logit instability under those; " if others else ""
     caption = (
@@ -331,10 +331,12 @@ def _sentences(found: Tradeoffs) -> Iterator[str]:
     shifts = moved_by(table)[0]
     steady = f"logit_instability_{shifts}"
     right, title = (
-        ("top1", "top-1") if table["top1"].notna().all() else ("kept", "predictions kept")
+        ("top1", "top-1")
+        if np.isfinite(table["top1"].to_numpy(float)).all()
+        else ("kept", "predictions kept")
     )
-    tried = table[~table["method"].isin((ORIGINAL, CONTROL))]
-    best = tried[pareto(tried[steady], -tried[right])].to_dict("records")
+    tried = table.query("method not in (@ORIGINAL, @CONTROL)")
+    best = tried.loc[pareto(tried[steady], -tried[right])].to_dict("records")
     staged = len(set(tried["stage"])) > 1
     names = [f"{row['method']} {row['stage']}" if staged else row["method"] for row in best]
     if names:
@@ -343,7 +345,7 @@ def _sentences(found: Tradeoffs) -> Iterator[str]:
             f"{under(shifts)} (logit instability) and in {title}."
         )
     before = table.loc[table["stage"] == ORIGINAL].iloc[0]
-    for row in table[table["stage"] == "control"].to_dict("records"):
+    for row in table.query("stage == 'control'").to_dict("records"):
         change = row[steady] / before[steady] - 1
         moved = f"{digits(100 * abs(change))} % {'more' if change > 0 else 'less'} than"
         moved = moved if abs(change) > _ROUNDING else "as far as"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -137,7 +138,8 @@ def tap(
         for name in (layer for layer in layers if isinstance(layer, str)):
             hook = partial(reader.entered, name)
             module = model.get_submodule(name)
-            held.callback(module.register_forward_pre_hook(hook, prepend=True).remove)
+            handle = module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+            held.callback(handle.remove)
         yield reader.tap
 
 
@@ -204,8 +206,8 @@ class _Reader(Watcher):
             self.capture(self.tap.inputs, layer, sampling.input)
         return self.leaving(layer, output) if isinstance(output, Tensor) else None
 
-    def entered(self, name: str, _module: nn.Module, inputs: tuple) -> None:
-        self.tap.inputs[name] = self._seen(name, inputs[0])
+    def entered(self, name: str, _module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.tap.inputs[name] = self._seen(name, next(chain(args, kwargs.values())))
 
     def leaving(self, name: str, output: Tensor) -> Tensor | None:
         replace = self._replace.get(name)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from math import inf
 from typing import Any, NamedTuple
 
@@ -124,7 +125,7 @@ class Span(NamedTuple):
     first: int
     stop: int
     input: int | None
-    """The call that made its first positional argument, where that is a tensor."""
+    """The call that made its first argument, where that is a tensor."""
     output: int | None
     """The call that made what it returned, where that is one tensor."""
 
@@ -145,7 +146,7 @@ class Frame:
     """Whether it runs inside such a downsampler, and is part of it."""
     first_call: int = 0
     read: int | None = None
-    """The call that made its first positional argument."""
+    """The call that made its first argument, where that is a tensor."""
     source: int | None = None
     """The call that made its input."""
     found: list[tuple[int, StridedLayer]] = field(default_factory=list)
@@ -200,7 +201,7 @@ class Watcher(TorchFunctionMode):
             within = self.frames[-1].downsampler or self.frames[-1].hidden
             sampling = None if within else sampling_of(function, args, kwargs, output)
             layer = None
-            if sampling and max(sampling.stride) > 1:
+            if sampling and max(sampling.stride) > 1 and not sampling.folds:
                 layer = self._numbered(_call_name(self.frames[-1].name, function))
             replacement = self.call(func, (args, kwargs), output, sampling, layer)
             return output if replacement is None else replacement
@@ -316,9 +317,10 @@ class Trace(Watcher):
             self._record(Call("input", "", (), None, self._image), tensors_in(inputs))
         frame.first_call = len(self.calls)
         frame.source = None if frame.input is None else self._maker(frame.input)
-        positional = inputs[0][:1]
-        if positional and isinstance(positional[0], Tensor):
-            frame.read = self._maker(positional[0])
+        args, kwargs = inputs
+        first = next(chain(args, kwargs.values()), None)
+        if isinstance(first, Tensor):
+            frame.read = self._maker(first)
 
     def end(self, output: Any) -> Any:  # noqa: D102
         frame, returned = self.frames[-1], None
@@ -436,7 +438,9 @@ class Trace(Watcher):
     def _together(self, frame: Frame, x: Tensor) -> list[tuple[int, StridedLayer]]:
         """The layers that a module without children is: itself, or the calls in it."""
         inside = enumerate(self.calls[frame.first_call :], frame.first_call)
-        sampled = [(index, call) for index, call in inside if call.sampling]
+        sampled = [
+            (index, call) for index, call in inside if call.sampling and not call.sampling.folds
+        ]
         if not sampled:
             return []
         indices, calls = zip(*sampled, strict=True)

@@ -25,6 +25,8 @@ class Sampling(NamedTuple):
     """Channels, rows, columns."""
     channels_last: bool = False
     """Whether the call itself reads (B, H, W, C)."""
+    folds: bool = False
+    """Whether every sample is kept, as a channel: another grid, and no decimation."""
 
 
 def sampling_of(function: str, args: tuple, kwargs: dict, output: Any) -> Sampling | None:
@@ -95,7 +97,7 @@ def _deformed_conv(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling 
 
 
 def _unfold(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
-    """Patches as columns: a shifted slice for each of their samples."""
+    """Patches as columns: a shifted slice for each of their samples, or a mere fold."""
     names = ("kernel_size", "dilation", "padding", "stride")
     values = (_argument(args, kwargs, 1 + i, name, int(i != 1)) for i, name in enumerate(names))
     kernel, dilation, padding, stride = map(pair, values)
@@ -105,7 +107,10 @@ def _unfold(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
             x.shape[2:], padding, dilation, kernel, stride, strict=True
         )
     )
-    return Sampling("slice", kernel, stride, x, (y.shape[1], rows, columns))
+    shape = y.shape[1], rows, columns
+    return Sampling(
+        "slice", kernel, stride, x, shape, folds=kernel == stride and dilation == (1, 1)
+    )
 
 
 def _transposed_conv(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
