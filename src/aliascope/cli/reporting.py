@@ -14,7 +14,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="PATH...",
-            help="Report the study, comparison, run, table of methods or fine-tuning in this "
+            help="Read the study, comparison, run, table of methods or fine-tuning in this "
             "directory, or a saved result in this file.",
         ),
     ],
@@ -28,8 +28,8 @@ def report(
         bool | None,
         typer.Option(
             "--thumbnails/--no-thumbnails",
-            help="Put small pictures of single photographs into the page. By default only the "
-            "embedded ones are: others may be private.",
+            help="Show small pictures of single photographs in the page. By default only those of "
+            "the embedded ones are shown: others may be private.",
         ),
     ] = None,
 ) -> None:
