@@ -340,8 +340,7 @@ def crop_of(
     (None, (224, 224), (32, 40))
     """
     if size is not None:
-        rows, columns, *_ = _whole("--size", size) * 2
-        return rows, columns
+        return _crop(size)
     if isinstance(preprocess, Preprocessing):
         return preprocess.crop
     return RESIZE_224.crop if preprocess == "resize224" else None
@@ -375,7 +374,7 @@ def customised(
     """
     values: dict[str, Any] = {}
     if size is not None:
-        values["crop"] = crop = crop_of(base, size)
+        values["crop"] = crop = _crop(size)
         values["resize"] = _scaled(base, crop)
     if resize is not None:
         values["resize"] = _whole("--resize", resize)
@@ -400,6 +399,11 @@ def _scaled(base: Preprocessing, crop: tuple[int, ...]) -> tuple[int, ...]:
     if len(base.resize) == 1:
         return (math.floor(base.resize[0] * max(ratios)),)
     return tuple(math.floor(s * ratio) for s, ratio in zip(base.resize, ratios, strict=True))
+
+
+def _crop(size: str) -> tuple[int, int]:
+    rows, columns, *_ = _whole("--size", size) * 2
+    return rows, columns
 
 
 def _whole(option: str, text: str) -> tuple[int, ...]:
