@@ -17,6 +17,13 @@ os.environ.pop("COLUMNS", None)
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
+def pytest_sessionstart():
+    """As the command line does: the suite takes a fifth less time."""
+    from aliascope.runtime import keep_memory
+
+    keep_memory()
+
+
 @pytest.fixture
 def published():
     """The folder of the photographs that the published figures are of, beside the checkout."""

@@ -1,3 +1,5 @@
+import platform
+import resource
 import warnings
 from types import SimpleNamespace
 
@@ -5,7 +7,7 @@ import pytest
 import torch
 
 from aliascope import ModelError
-from aliascope.runtime import chosen_device, computing, tf32
+from aliascope.runtime import chosen_device, computing, keep_memory, tf32
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 NEW = hasattr(torch.backends.cudnn, "conv")  # torch 2.9
@@ -138,3 +140,13 @@ def test_nothing_is_warned_of(recwarn):
         with tf32(allowed=False), tf32(allowed=True):
             pass
     assert not recwarn.list
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_the_memory_of_freed_maps_is_taken_again():
+    keep_memory()
+    pages = (64 << 20) // resource.getpagesize()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.zeros(64 << 18)  # 64 MiB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 8 * pages

@@ -266,7 +266,8 @@ def test_native_shifts_of_small_pictures_are_not_measured_twice(material, tmp_pa
     assert any("native shifts are crop shifts" in text for text in study.notices)
 
 
-def test_crop_shifts_lead_and_others_stand_beside(material, tmp_path, undrawn):
+def test_crop_shifts_lead_and_others_stand_beside(material, tmp_path, undrawn, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
     (tmp_path / "large").mkdir()
     for path in sorted((material / "pictures").iterdir())[:4]:
         Image.open(path).resize((300, 300)).save(tmp_path / "large" / path.name)

@@ -15,6 +15,7 @@ from aliascope.cli.reporting import report
 from aliascope.cli.studying import study
 from aliascope.cli.timing import bench
 from aliascope.errors import AliascopeError
+from aliascope.runtime import keep_memory
 
 COMMANDS = {
     layers: "timm:resnet50",
@@ -45,6 +46,7 @@ for _command, _example in COMMANDS.items():
 def main() -> None:
     """Run the command line; a mistake of the user's becomes one sentence and status 1."""
     debug = "--debug" in sys.argv
+    keep_memory()
     try:
         app()
     except AliascopeError as error:

@@ -127,24 +127,26 @@ def spectra(arrays: Mapping[str, np.ndarray], profiles: pd.DataFrame, sampled: b
 def _pairs(arrays: Mapping[str, np.ndarray], profiles: pd.DataFrame) -> Iterator[Chart]:
     for name, own in profiles.groupby("layer_name", sort=False):
         cutoff = float(own["cutoff"].iloc[0])
+        drawn = []
         for role in ("baseline", "antialiased"):
             if (power := arrays.get(f"{role}/{name}")) is None:
                 continue
             floor = np.maximum(power, power.max() * 1e-7)
-            drawn = heat(
-                10 * np.log10(floor / power.max()),
-                title=f"{name}, {role}",
-                description=f"Power spectrum with the box of the cutoff, {cutoff:.3g} of Nyquist.",
-                box=cutoff,
-                low=-70,
-                high=0,
+            drawn.append(
+                heat(
+                    10 * np.log10(floor / power.max()),
+                    title=f"{name}, {role}",
+                    description=f"Power spectrum, with the box of the cutoff at {cutoff:.3g}.",
+                    box=cutoff,
+                    low=-70,
+                    high=0,
+                )
             )
-            yield Chart([drawn], f"{name}, {role}")
         lines = [
             Line(str(role), str(role), rows["frequency"].tolist(), rows["energy"].tolist())
             for role, rows in own.groupby("role", sort=False)
         ]
-        drawn = curves(
+        profile = curves(
             lines,
             title=f"{name}: radial profile",
             description="Share of the energy a ring against the frequency; dashed: the cutoff.",
@@ -155,4 +157,5 @@ def _pairs(arrays: Mapping[str, np.ndarray], profiles: pd.DataFrame) -> Iterator
             width=300,
             height=180,
         )
-        yield Chart([drawn], f"{name}: radial profiles; dashed, the new cutoff")
+        caption = f"{name}: baseline, antialiased; radial profiles, dashed the new cutoff"
+        yield Chart([*drawn, profile], caption)

@@ -23,6 +23,8 @@ def section(
         pictures: image id → data URI of its thumbnail, of those that are shown.
     """
     table = table.astype({"image_id": str, "name": object}).fillna({"name": ""})
+    order = {f"moves most in {letter}": i for i, letter in enumerate("AB")}
+    table = table.sort_values(by="why", key=lambda why: why.map(order).fillna(2), kind="stable")
     charts, rows = [], []
     for image_id, own in table.groupby("image_id", sort=False):
         why = _named(str(own["why"].iloc[0]), roles)

@@ -112,6 +112,9 @@ def _cards(found: Comparison) -> Iterator[Card]:
             width=300,
         )
         shown = limits(row["difference"], row["low"], row["high"], f"+z{form}").text
+        if metric == "sis":  # which falls by itself with confidence
+            sure = rows["confidence"]
+            shown = f"confidence {sure['mean_a']:.3f} → {sure['mean_b']:.3f}; {shown}"
         yield Card(
             name, format(row["mean_a"], form), format(row["mean_b"], form), shown, drawn, metric
         )

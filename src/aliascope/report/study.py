@@ -92,6 +92,9 @@ def _cards(path: Path, found: dict[str, Any]) -> Iterator[Card]:
         shown = ""
         if changed and None not in changed:
             word = {"accuracy": "errors ", "agreement": "other predictions "}.get(column, "")
+            if prefix == "sis":
+                a, b = (found["confidence"][role] for role in ROLES)
+                word = f"confidence {a:.3f} → {b:.3f}; "
             shown = f"{word}{number(changed[0], '+.1%')} {interval(changed[1], changed[2], '+.1%')}"
         drawn = dots(
             {role: [mark] for role, mark in zip(ROLES, marks, strict=True)},
