@@ -1,11 +1,13 @@
-"""Photograph the explorer in Chromium, light and dark, once its map is filled.
+"""Photograph the explorer in Chromium, light and dark, once its map is filled; or a report.
 
     python docs/screenshots.py
+    python docs/screenshots.py demo/report.html
 
-Writes docs/explorer_light.png and docs/explorer_dark.png.
+Writes docs/explorer_light.png and docs/explorer_dark.png, or docs/report_….png.
 """
 
 import shutil
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -19,9 +21,17 @@ QUERY = "?sample=chelsea.png%230-0&dx=-5&dy=3"
 SIZE = {"width": 1240, "height": 1400}
 
 
-def main():
+def main(report=None):
+    if report:
+        photograph(Path(report).resolve().as_uri(), "report")
+        return
     page = build()
     _, address, _ = page.launch(quiet=True, prevent_thread_lock=True)
+    photograph(address + QUERY, "explorer", until="of 288 shifts")
+    page.close()
+
+
+def photograph(address, name, until=None):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
@@ -29,11 +39,11 @@ def main():
         for scheme in ("light", "dark"):
             view = browser.new_page(viewport=SIZE, color_scheme=scheme)
             view.set_default_timeout(600_000)
-            view.goto(address + QUERY)
-            view.locator("#maps section", has_text="of 288 shifts").nth(1).wait_for()
-            small(view.screenshot()).save(DOCS / f"explorer_{scheme}.png", optimize=True)
+            view.goto(address)
+            if until:
+                view.locator("#maps section", has_text=until).nth(1).wait_for()
+            small(view.screenshot()).save(DOCS / f"{name}_{scheme}.png", optimize=True)
         browser.close()
-    page.close()
 
 
 def small(screenshot):
@@ -43,4 +53,4 @@ def small(screenshot):
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
