@@ -15,12 +15,13 @@ from playwright.sync_api import sync_playwright
 
 from aliascope.explorer import build
 from aliascope.images.photos import _paths
-from aliascope.runtime import environment
+from aliascope.runtime import environment, keep_memory
 
 DROPS = 10
 
 
 def main():
+    keep_memory()  # as the command line does
     page = build()
     _, address, _ = page.launch(quiet=True, prevent_thread_lock=True)
     seconds = []
