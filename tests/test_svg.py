@@ -64,6 +64,7 @@ def test_what_is_not_known_is_not_drawn():
     line = Line("baseline", "l", [0, 1, 2], [1.0, math.nan, 2.0], [], ["a", "b", "c"])
     root = parsed(curves([line], title="t", description="d", x_label="x"))
     assert len(circles(root)) == 2
+    assert circles(parsed(curves([], title="t", description="d", x_label="x"))) == []
     zero = Line("baseline", "l", [0, 1], [0.0, 10.0], [], ["a", "b"])
     assert (
         len(circles(parsed(curves([zero], title="t", description="d", x_label="x", log=True)))) == 1

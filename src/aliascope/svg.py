@@ -125,9 +125,9 @@ def curves(
     values = [y for line in lines for y in line.y if math.isfinite(y) and (y > 0 or not log)]
     lift = math.log10 if log else float
     y_ticks = _ticks([lift(y) for y in y_range or values])
-    xs = [x for line in lines for x in line.x]
+    xs = [x for line in lines for x in line.x] or [0, 1]
     x_ticks = [x for x in _ticks(xs, 4) if min(xs) <= x <= max(xs)]
-    across, up = _Scale(xs or [0, 1], 48, width - 12), _Scale(y_ticks, height - 40, 22)
+    across, up = _Scale(xs, 48, width - 12), _Scale(y_ticks, height - 40, 22)
     form = "10^{:g}" if log else "{:g}"
     parts = [_paper(x_ticks, y_ticks, across, up, x_label, y_label, form)]
     if mark is not None:
