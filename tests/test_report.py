@@ -189,6 +189,9 @@ def test_what_cannot_be_reported_is_said_in_a_sentence(tmp_path):
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(RunError, match=r"summary\.json cannot be read"):
         report(tmp_path)
+    (tmp_path / "summary.json").write_text('{"study": {}}')
+    with pytest.raises(RunError, match="it says nothing of headline, notices"):
+        report(tmp_path)
     (tmp_path / "history").mkdir()
     (tmp_path / "history" / "finetune.json").write_text("{")
     with pytest.raises(RunError, match=r"finetune\.json cannot be read"):

@@ -35,9 +35,10 @@ def section(
         ]
     header = ["photograph", "model", "unshifted", *_STEPS, "same prediction, all shifts"]
     farthest = int(table[["rows", "columns"]].abs().to_numpy().max(initial=0))
+    how = "circular" if shifts == "circular" else "crop"  # native ones are less than a pixel
     text = (
         f"The probability of the class that a model predicts without a shift, while the photograph "
-        f"moves by up to {farthest} of the network's pixels ({shifts} shifts). A ring is another "
+        f"moves by up to {farthest} of the network's pixels ({how} shifts). A ring is another "
         "prediction. Shown are the photographs that move most in either model, and those that move "
         "least in the first: not a sample of all."
     )

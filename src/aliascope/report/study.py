@@ -68,8 +68,12 @@ def summary_of(path: Path) -> dict[str, Any]:
         RunError: there is none, or it cannot be read.
     """
     try:
-        return json.loads((path / "summary.json").read_bytes())
-    except (OSError, ValueError) as error:
+        record = json.loads((path / "summary.json").read_bytes())
+        known = {"study", "headline", "phases", "skipped", "published", "notices"}
+        if missing := known - record.keys() or {"images"} - record["study"].keys():
+            raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
+        return record
+    except (OSError, ValueError, AttributeError) as error:
         raise RunError(
             f"{path / 'summary.json'} cannot be read ({error}): let `aliascope study --out {path}` "
             "finish first"
