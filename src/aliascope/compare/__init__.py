@@ -110,9 +110,9 @@ def compare(
     """Compare two runs, or two models on the same images, image by image and layer by layer.
 
     Images are paired by their id; layers by `layer_map`, else by their place (see
-    `aliascope.compare.pairing`). Differences are B − A, and such as rounding makes, of 1e-5, count as none
-    (of SIS: in the distance √(2 · SIS) that it is half the square of). For intervals and tests see
-    `aliascope.statistics.paired`.
+    `aliascope.compare.pairing`). Differences are B − A, and such as rounding makes, of 1e-5, count
+    as none (of SIS: in the distance √(2 · SIS) that it is half the square of). For intervals and
+    tests see `aliascope.statistics.paired`.
 
     Args:
         a: The run before, or its directory; with `images`, a model as `load_model` takes it.

@@ -27,6 +27,8 @@ _CARDS = {
     "latency_ms": ("latency, batch 1 (ms)", "latency", "latency, batch 1", ".2f"),
 }
 """Column of the headline → name, prefix of its limits, metric of its change, format."""
+_KNOWN = {"study", "headline", "phases", "skipped", "published", "notices"}
+"""What a summary says."""
 
 
 def part(path: Path, pictures: dict[str, str]) -> Part:
@@ -69,15 +71,18 @@ def summary_of(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads((path / "summary.json").read_bytes())
-        known = {"study", "headline", "phases", "skipped", "published", "notices"}
-        if missing := known - record.keys() or {"images"} - record["study"].keys():
-            raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
-        return record
+        missing = _KNOWN - record.keys() or {"images"} - record["study"].keys()
     except (OSError, ValueError, AttributeError) as error:
         raise RunError(
             f"{path / 'summary.json'} cannot be read ({error}): let `aliascope study --out {path}` "
             "finish first"
         ) from error
+    if missing:
+        raise RunError(
+            f"{path / 'summary.json'} cannot be read (it says nothing of "
+            f"{', '.join(sorted(missing))}): let `aliascope study --out {path}` finish first"
+        )
+    return record
 
 
 def _cards(path: Path, found: dict[str, Any]) -> Iterator[Card]:
