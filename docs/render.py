@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from aliascope.results.text import interval as limits
+from aliascope.results.text import number
 from aliascope.study.study import read_csv
 from aliascope.study.summary import Summary
-from aliascope.text import interval as limits
-from aliascope.text import number
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 
 from aliascope import load_model, open_images
-from aliascope.batch import prepare, view_logits
 from aliascope.images import batches
+from aliascope.measure.batch import prepare, view_logits
 from aliascope.stability import matched_instability, stability
 from aliascope.statistics import paired
 

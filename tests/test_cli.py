@@ -21,11 +21,11 @@ from typer.main import get_command
 
 import aliascope
 from aliascope.antialias.recipe import Stem
-from aliascope.batch import Ops
 from aliascope.cli import app, main
 from aliascope.cli.output import complain, print_csv, progress, say
+from aliascope.images.preprocessing import PreprocessingName
 from aliascope.layers import Padding, Wavelet
-from aliascope.preprocessing import PreprocessingName
+from aliascope.measure.batch import Ops
 from aliascope.runtime import Precision
 from aliascope.shifts import Border
 from aliascope.study.tradeoffs import compare_methods

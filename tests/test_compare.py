@@ -13,10 +13,10 @@ from aliascope.compare import Comparison, compare
 from aliascope.compare.pairing import pair_layers
 from aliascope.errors import RunError
 from aliascope.latency import Latency
+from aliascope.measure.store import Run, RunWriter
 from aliascope.records import StridedLayer
 from aliascope.spectra import AVR_VARIANTS
 from aliascope.statistics import Estimate, holm, paired
-from aliascope.store import Run, RunWriter
 
 STAGES = [f"layer{stage}.0.{op}" for stage in (2, 3, 4) for op in ("conv2", "downsample.0")]
 RESNET = ["conv1", "maxpool", *STAGES]

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aliascope import store
 from aliascope.errors import RunError
+from aliascope.measure import store
+from aliascope.measure.store import Run, RunWriter
 from aliascope.records import StridedLayer
-from aliascope.store import Run, RunWriter
 
 CONFIG = {"model": "toy", "images": "noise", "preprocessing": "model", "size": (8, 8)}
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -1,15 +1,15 @@
 """Measure how much a network aliases when it downsamples, and what that does to its predictions.
 
-errors records text files runtime layers   what travels, and the downsamplers, each from its paper
-→ spectra shifts statistics synthetic svg  pure functions
-→ images preprocessing taps                pictures in; where a network samples, and what
-→ stability fusion antialias               from logits to figures; from a network to a repaired one
-→ models                                   a spec → a network ready to run
-→ batch shiftmap verdicts store            a batch, a photograph → figures; findings in words; runs
-→ measure latency compare finetune         the arms
-→ figures study                            published protocol; all methods on one table
-→ report                                   a page that people send to each other
-→ explorer                                 a page in the browser
+errors records results runtime layers   what travels and is written; downsamplers from papers
+→ spectra shifts statistics svg         pure functions
+→ images taps                           pictures in; where a network samples, and what
+→ stability antialias                   from logits to figures; from a network to a repaired one
+→ models                                a spec → a network ready to run
+→ measure                               a batch → figures → rows of a run
+→ latency compare finetune              the other arms
+→ figures study                         published protocol; all methods on one table
+→ report                                a page that people send to each other
+→ explorer                              a page in the browser
 → cli
 
 >>> import aliascope
@@ -25,10 +25,11 @@ from aliascope.compare import Comparison, compare
 from aliascope.errors import AliascopeError, ImageError, ModelError, RunError
 from aliascope.finetune import FineTuned, FinetuneSettings, finetune, recalibrate
 from aliascope.images import ImageSource, open_images
+from aliascope.images.preprocessing import Preprocessing
 from aliascope.latency import Latency, bench
 from aliascope.measure import measure
+from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, available_models, load_model, save_model
-from aliascope.preprocessing import Preprocessing
 from aliascope.records import Image, StridedLayer
 from aliascope.spectra import (
     alias_violation_ratio,
@@ -37,7 +38,6 @@ from aliascope.spectra import (
     radial_profile,
 )
 from aliascope.stability import shift_instability
-from aliascope.store import Run
 from aliascope.taps import strided_layers, tap
 
 __version__ = _version("aliascope")

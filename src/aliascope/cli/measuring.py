@@ -31,15 +31,15 @@ from aliascope.cli.options import (
 from aliascope.cli.output import complain, interruptible, print_csv, print_json, progress, say, show
 from aliascope.cli.reporting import also_report
 from aliascope.errors import AliascopeError, RunError
-from aliascope.files import file_name
-from aliascope.models import LoadedModel
-from aliascope.preprocessing import (
+from aliascope.images.preprocessing import (
     RESIZE_224,
     Preprocessing,
     PreprocessingName,
     crop_of,
     customised,
 )
+from aliascope.models import LoadedModel
+from aliascope.results.files import file_name
 
 _MEASURE = defaults_of(aliascope.measure)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from aliascope.batch import Ops as AnyOps
+from aliascope.measure.batch import Ops as AnyOps
 from aliascope.runtime import Precision as AnyPrecision
 from aliascope.shifts import Border
 

@@ -11,21 +11,21 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
 
-from aliascope.batch import prepare
 from aliascope.compare.pairing import pair_layers, reads_alike
 from aliascope.compare.verdict import unchanged, verdict_of
 from aliascope.errors import RunError
-from aliascope.files import Result, plain, write_file
 from aliascope.images import ImageSource, open_images
+from aliascope.images.preprocessing import crop_of
 from aliascope.measure import measure
+from aliascope.measure.batch import prepare
+from aliascope.measure.shiftmap import shift_curves, telling
+from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import crop_of
-from aliascope.shiftmap import shift_curves, telling
+from aliascope.results.files import Result, plain, write_file
+from aliascope.results.text import fitted, interval, number, wrapped
+from aliascope.results.verdicts import FEW
 from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
 from aliascope.statistics import Estimate, holm, mean_interval, paired
-from aliascope.store import Run
-from aliascope.text import fitted, interval, number, wrapped
-from aliascope.verdicts import FEW
 
 _IMAGE_METRICS = {
     "agreement": "agreement",
@@ -124,7 +124,7 @@ def compare(
         seed: Of random weights.
         measure_options: Of `measure`: shifts, limit, device, weights, …; `out` is a directory that
             gets a run directory for each, "A" and "B", comparison.json, and of classifiers
-            curves.csv: rows of `aliascope.shiftmap.shift_curves` of the photographs that tell most.
+            curves.csv: rows of `shift_curves` of the photographs that tell most.
 
     Raises:
         RunError: The runs share no image, their layers cannot be paired, or a run cannot be read.

@@ -11,13 +11,13 @@ import pandas as pd
 from aliascope.compare import Comparison, compare
 from aliascope.errors import RunError
 from aliascope.latency import Latency
+from aliascope.measure.store import Run
 from aliascope.report import layers, moving
 from aliascope.report.blocks import Card, Chart, Part, Section, Table, cell, limits
 from aliascope.report.recorded import facts, skipped_of
-from aliascope.store import Run
+from aliascope.results.text import interval
 from aliascope.study.tradeoffs import Tradeoffs
 from aliascope.svg import Line, Mark, curves, dots, scatter
-from aliascope.text import interval
 
 _METRICS = {
     "accuracy": ("accuracy", ".3f"),

@@ -12,12 +12,12 @@ from aliascope.errors import RunError
 from aliascope.report import layers, moving
 from aliascope.report.blocks import Card, Part, Section, Table, cell
 from aliascope.report.recorded import facts, skipped_of
+from aliascope.results.text import interval, number
 from aliascope.study import Summary
 from aliascope.study.settings import ANTIALIASED, BASELINE, CONTROL, ROLES
 from aliascope.study.study import read_csv
 from aliascope.study.summary import rows_of
 from aliascope.svg import Mark, dots
-from aliascope.text import interval, number
 
 _CARDS = {
     "accuracy": ("accuracy", "accuracy", "error rate", ".3f"),

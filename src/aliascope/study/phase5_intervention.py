@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from aliascope.figures import fig13_avr_intervention, fig14_tradeoff, fig15_radial_overlay
 from aliascope.latency import bench
-from aliascope.shiftmap import shift_curves, telling
+from aliascope.measure.shiftmap import shift_curves, telling
+from aliascope.measure.store import Run
 from aliascope.shifts import Border
 from aliascope.statistics import mean_intervals, paired
-from aliascope.store import Run
 from aliascope.study import phase3_natural_images
 from aliascope.study.settings import ANTIALIASED, BASELINE, ROLES
 from aliascope.study.study import Study

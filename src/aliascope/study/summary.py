@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from aliascope.errors import RunError
-from aliascope.files import plain
+from aliascope.results.files import plain
+from aliascope.results.text import columns, interval, number, wrapped
+from aliascope.results.verdicts import Change, listed, moves, sample, share
 from aliascope.study.published import PUBLISHED
 from aliascope.study.settings import ANTIALIASED, BASELINE, PRESETS, ROLES
 from aliascope.study.study import Study
-from aliascope.text import columns, interval, number, wrapped
-from aliascope.verdicts import Change, listed, moves, sample, share
 
 _FORMAT = 2
 

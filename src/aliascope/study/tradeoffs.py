@@ -23,21 +23,21 @@ from torch.profiler import ProfilerActivity, profile
 from aliascope.antialias import Recipe, antialias
 from aliascope.antialias.flops import counted
 from aliascope.errors import AliascopeError, ModelError
-from aliascope.files import Result, file_name, plain, write_file
 from aliascope.finetune import recalibrate
 from aliascope.images import open_images
+from aliascope.images.preprocessing import possible_shifts
 from aliascope.latency import bench
 from aliascope.measure import measure
+from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import possible_shifts
 from aliascope.records import Progress
+from aliascope.results.files import Result, file_name, plain, write_file
+from aliascope.results.text import columns, number, wrapped
+from aliascope.results.verdicts import Change, digits, listed, sample, under
 from aliascope.runtime import chosen_device, environment
 from aliascope.shifts import Border
 from aliascope.statistics import mean_intervals, pareto
-from aliascope.store import Run
 from aliascope.taps import evaluating
-from aliascope.text import columns, number, wrapped
-from aliascope.verdicts import Change, digits, listed, sample, under
 
 TRIED = (
     "blurpool:2",

@@ -32,7 +32,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from aliascope.errors import RunError
-from aliascope.files import (
+from aliascope.records import StridedLayer
+from aliascope.results.files import (
     lock,
     plain,
     refusal,
@@ -40,10 +41,9 @@ from aliascope.files import (
     refuse_other_images,
     write_file,
 )
-from aliascope.records import StridedLayer
+from aliascope.results.text import columns, pair, wrapped
+from aliascope.results.verdicts import sample, share, under
 from aliascope.statistics import mean_intervals
-from aliascope.text import columns, pair, wrapped
-from aliascope.verdicts import sample, share, under
 
 State = Literal["running", "complete", "interrupted", "failed"]
 

@@ -1,4 +1,4 @@
-"""The measuring arm: images × a model → rows.
+"""The measuring arm: images × a model → rows of a run.
 
 It reads like the arrow: load the model, find its strided layers, decode images ahead, and for each
 batch run one forward over the images and their shifted views, with the taps open.
@@ -14,15 +14,15 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from aliascope.batch import Instrument, Ops, prepare, rows_of
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
+from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
+from aliascope.measure.batch import Instrument, Ops, prepare, rows_of
+from aliascope.measure.store import Run, RunWriter
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import Preprocessing, PreprocessingName, crop_of
 from aliascope.records import Report
 from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
-from aliascope.store import Run, RunWriter
 
 _NOTICED = 0.1
 """Share of the time beyond which waiting for pictures counts: else they lie ready."""
