@@ -120,7 +120,7 @@ def verdict(study):
     rows = pd.read_csv(study / "judged.csv")
     figures = ["top-1", "as the original"]
     figures += [f"logit instability, {shifts}" for shifts in ("crop", "native", "circular")]
-    figures += ["agreement, crop", "SIS at equal confidence, crop"]
+    figures += ["agreement, crop", "SIS at confidence ½, crop"]
     shown = _by_set(rows, figures, ["embedded", "held-out", "unused, ImageNet validation"])
     record = json.loads((studies() / "embedded" / "summary.json").read_text())
     cost = [
@@ -170,7 +170,7 @@ def _moved(row):
 def search(study):
     """What was tried first: a row a variant."""
     rows = pd.read_csv(study / "search.csv")
-    names = ["variant", "top-1", "as the original", "KL", "SIS", "SIS at equal confidence"]
+    names = ["variant", "top-1", "as the original", "KL", "SIS", "SIS at confidence ½"]
     names += ["logit instability", "agreement", "agreement, crop", "confidence"]
     return markdown({name: plain(rows[name]) for name in names})
 

@@ -32,6 +32,7 @@ _IMAGE_METRICS = {
     "logit_instability": "logit instability",
     "accuracy": "accuracy",
     "confidence": "confidence",
+    "sis_half": "SIS at confidence ½",
     "sis": "SIS",
 }
 _LAYER_METRICS = {"sampled_avr": "sampled AVR", "alias_share": "alias share", "avr": "read AVR"}
@@ -157,8 +158,7 @@ def compare(
     images_a, images_b = images_a.loc[ids], images_b.loc[ids]
     groups = images_a["group"]
     x, y = _metrics(images_a), _metrics(images_b)
-    # SIS is half a squared distance, and the distance is what rounding moves.
-    near = _alike(x.assign(sis=(2 * x["sis"]) ** 0.5), y.assign(sis=(2 * y["sis"]) ** 0.5))
+    near = _alike(_distances(x), _distances(y))
     table = paired(x, y.mask(near, x), groups, level=level).reset_index(names="metric")
     x, y = _maps(a, b, ids, pairs)
     layers = paired(x, y.mask(_alike(x, y), x), groups, level=level).reset_index()
@@ -254,6 +254,11 @@ def _keep_curves(
 
 def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: options[name] for name in names if name in options}
+
+
+def _distances(metrics: pd.DataFrame) -> pd.DataFrame:
+    """SIS is half a squared distance, and the distance is what rounding moves."""
+    return metrics.assign(**{name: (2 * metrics[name]) ** 0.5 for name in ("sis", "sis_half")})
 
 
 def _metrics(images: pd.DataFrame) -> pd.DataFrame:
@@ -406,7 +411,7 @@ def _image_cells(row: dict[str, Any], percent: str) -> dict[str, str]:
         "d_z": number(row["d_z"], "z.2f"),
         "p": _pvalue(row["p"]),
     }
-    name = f"{_IMAGE_METRICS[row['metric']]:<17}"
+    name = f"{_IMAGE_METRICS[row['metric']]:<19}"
     return {"": name} | means | _difference(row, percent) | changed
 
 

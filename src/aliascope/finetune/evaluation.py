@@ -21,6 +21,7 @@ METRICS = {
     "correct": "top-1",
     "teacher_agreement": "as the teacher",
     "sis": "SIS",
+    "sis_half": "SIS at confidence ½",
     "agreement": "agreement",
     "logit_instability": "logit instability",
     "confidence": "confidence",

@@ -58,6 +58,7 @@ _TYPES |= dict.fromkeys(("label", "prediction"), pa.int64()) | {"correct": pa.bo
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 _IMAGE_METRICS = {
     "sis": "shift instability (SIS)",
+    "sis_half": "SIS at confidence ½",
     "agreement": "agreement",
     "logit_instability": "logit instability",
     "correct": "accuracy",
@@ -246,6 +247,7 @@ class RunWriter:
         toy on noise: 2 images measured, 1 skipped, complete
         <BLANKLINE>
         shift instability (SIS)  0.1500 ± 0.0707
+        SIS at confidence ½      –
         agreement                –
         logit instability        –
         accuracy                 –

@@ -61,7 +61,7 @@ SHIFTS: tuple[Border, ...] = ("crop", "native", "circular")
 """How pictures are moved; the first leads."""
 _ROUNDING = 1e-3
 """A relative change no larger than rounding makes."""
-_STABILITY = ("logit_instability", "agreement", "sis")
+_STABILITY = ("logit_instability", "agreement", "sis", "sis_half")
 _LAYERS = ("sampled_avr_box", "alias_share")
 
 
@@ -73,7 +73,7 @@ class Tradeoffs(Result):
     table: pd.DataFrame
     """A row a method and stage (original, control, zero-shot, recalibrated): method, stage, top1
     (NaN without labels that fit), kept (share of images with the original's prediction);
-    logit_instability_, agreement_ and sis_ crop, native and circular, those that differ;
+    logit_instability_, agreement_, sis_ and sis_half_ crop, native and circular, those that differ;
     sampled_avr_box and alias_share (of what is decimated, mean over the layers behind the stem):
     each with _low and _high; mflops, latency_ratio with _low and _high, memory_mb (peak of one
     forward at batch 1)."""
@@ -300,7 +300,7 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
         "kept": _numbers(table["kept"], ".3f"),
         "logits": _numbers(table[f"logit_instability_{lead}"], ".4f"),
         "agree": _numbers(table[f"agreement_{lead}"], ".3f"),
-        "SIS": _numbers(table[f"sis_{lead}"], ".4f"),
+        "SIS, conf. ½": _numbers(table[f"sis_half_{lead}"], ".4f"),
     }
     for shifts in others:
         cells[shifts] = _numbers(table[f"logit_instability_{shifts}"], ".4f")
