@@ -228,6 +228,7 @@ def test_table():
 toy on noise: 3 images measured, 7 skipped, complete
 
 shift instability (SIS)  0.0300 ± 0.0265
+SIS at confidence ½      –
 agreement                0.7500 ± 0.2500
 logit instability        –
 accuracy                 0.5000
