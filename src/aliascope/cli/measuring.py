@@ -21,12 +21,15 @@ from aliascope.cli.options import (
     Ops,
     Precision,
     Resize,
+    Shard,
     Shifts,
     Size,
     Std,
     Weights,
+    Workers,
     assignments,
     defaults_of,
+    shard_of,
 )
 from aliascope.cli.output import complain, interruptible, print_csv, print_json, progress, say, show
 from aliascope.cli.reporting import also_report
@@ -76,6 +79,8 @@ def measure(
     shifts: Shifts = _MEASURE.shifts,
     batch_size: BatchSize = None,
     limit: Limit = None,
+    shard: Shard = None,
+    workers: Workers = _MEASURE.workers,
     seed: Seed = _MEASURE.seed,
     as_json: Json = False,
     as_csv: Csv = False,
@@ -86,7 +91,7 @@ def measure(
     agreement, confidence and logit instability of every image. With --out a run that was killed
     goes on when the same command is given again.
     """
-    runs, failed = [], False
+    runs, failed, part = [], False, shard_of(shard)
     pixels = {"size": size, "resize": resize, "mean": mean, "std": std}
     for spec in models:
         try:
@@ -108,6 +113,8 @@ def measure(
                         shifts=shifts,
                         batch_size=batch_size,
                         limit=limit,
+                        shard=part,
+                        workers=workers,
                         seed=seed,
                         progress=report,
                     )
