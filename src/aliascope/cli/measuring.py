@@ -9,9 +9,11 @@ import typer
 import aliascope
 from aliascope.cli.options import (
     PREPROCESS_HELP,
+    Address,
     BatchSize,
     Csv,
     Device,
+    Engine,
     Images,
     Interpolation,
     Json,
@@ -81,6 +83,8 @@ def measure(
     limit: Limit = None,
     shard: Shard = None,
     workers: Workers = _MEASURE.workers,
+    engine: Engine = _MEASURE.engine,
+    address: Address = None,
     seed: Seed = _MEASURE.seed,
     as_json: Json = False,
     as_csv: Csv = False,
@@ -115,6 +119,8 @@ def measure(
                         limit=limit,
                         shard=part,
                         workers=workers,
+                        engine=engine,
+                        address=address,
                         seed=seed,
                         progress=report,
                     )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from aliascope.measure import Engine as AnyEngine
 from aliascope.measure.batch import Ops as AnyOps
 from aliascope.runtime import Precision as AnyPrecision
 from aliascope.shifts import Border
@@ -134,6 +135,17 @@ Shard = Annotated[
 ]
 Workers = Annotated[
     int, typer.Option(min=1, metavar="N", help="Share the work between so many processes.")
+]
+Engine = Annotated[
+    AnyEngine,
+    typer.Option(help="Measure on this machine, or spread the work over a Ray cluster."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Use the Ray cluster at this address, such as auto; by default one on this machine.",
+    ),
 ]
 Map = Annotated[
     list[str] | None,

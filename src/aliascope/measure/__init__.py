@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
 from aliascope.measure.batch import Instrument, Ops, prepare, rows_of
+from aliascope.measure.on_ray import on_ray
 from aliascope.measure.store import Run
 from aliascope.measure.workers import checked, in_processes
 from aliascope.measure.writing import RunWriter, Shard
@@ -26,8 +27,9 @@ from aliascope.records import Report
 from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
 
-_SHARED = ("model", "images", "out", "workers", "progress")
-"""What the processes of `workers` do not take as it is."""
+Engine = Literal["local", "ray"]
+_SHARED = ("model", "images", "out", "workers", "engine", "address", "progress")
+"""What the processes that measure a shard do not take as it is."""
 _NOTICED = 0.1
 """Share of the time beyond which waiting for pictures counts: else they lie ready."""
 
@@ -47,6 +49,8 @@ def measure(
     limit: int | None = None,
     shard: Shard | None = None,
     workers: int = 1,
+    engine: Engine = "local",
+    address: str | None = None,
     seed: int = 0,
     flush_seconds: float = 10.0,
     progress: Report | None = None,
@@ -77,6 +81,9 @@ def measure(
             processes, on this machine or others, measure the other shards into the same `out`.
         workers: so many processes on this machine, a shard each; the model, where it is no spec,
             must be one that can be pickled.
+        engine: "local", or "ray" (extra `ray`), which spreads shards over a cluster that sees
+            `out` and `images` at the same paths.
+        address: of a Ray cluster; None starts one on this machine.
         seed: of random weights.
         flush_seconds: how much work, in seconds, a kill may cost; 1 % of the time so far if that is
             more.
@@ -95,8 +102,10 @@ def measure(
     >>> run.layers[["layer", "order"]].drop_duplicates().values.tolist()
     [['0', 0]]
     """
+    options = {name: value for name, value in locals().items() if name not in _SHARED}
+    if engine == "ray":
+        return on_ray(model, images, options, address=address, out=out, progress=progress)
     if workers != 1:
-        options = {name: value for name, value in locals().items() if name not in _SHARED}
         return in_processes(model, images, options, workers, out=out, progress=progress)
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
     if shard is not None:

@@ -113,8 +113,8 @@ class Verified(Result):
         """What was found, and the remedy."""
         if self.damaged:
             return (
-                f"Damaged files: {len(self.damaged)}. Run the same `aliascope measure` again, without "
-                "--shard, which measures their images anew."
+                f"Damaged files: {len(self.damaged)}. Run the same `aliascope measure` again, "
+                "without --shard, which measures their images anew."
             )
         if self.shards_left:
             left = ", ".join(self.shards_left[:9])
