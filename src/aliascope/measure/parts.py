@@ -25,6 +25,7 @@ TYPES: dict[str, pa.DataType] = dict.fromkeys(
 )
 TYPES |= dict.fromkeys(("label", "prediction"), pa.int64()) | {"correct": pa.bool_()}
 NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+_SMALL = 2**20  # bytes
 DAMAGE = (OSError, pa.ArrowException)
 """What reading a damaged part raises."""
 
@@ -49,7 +50,9 @@ def write_part(path: Path, part: str, tables: dict[str, pa.Table]) -> Digests:
 
 def read_part(path: Path, kind: str, part: str, digest: str) -> pa.Table:
     """Its rows of that kind; raises one of `DAMAGE` unless they are what was written."""
-    return pq.ParquetFile(pa.BufferReader(verified(path, kind, part, digest))).read()
+    data = verified(path, kind, part, digest)
+    # Of a small file the threads would cost more than the reading.
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=len(data) > _SMALL)
 
 
 def verified(path: Path, kind: str, part: str, digest: str) -> bytes:
