@@ -427,8 +427,9 @@ LONG = ("methods", "study")
     ],
 )
 def test_every_help_shows_an_example_that_runs(run, folder, verb):
-    if verb == "report":
-        assert run("measure toy:net --images pictures --limit 1 --out results")[0] == 0
+    if verb in ("report", "merge", "verify"):
+        out = "results" if verb == "report" else "run"
+        assert run(f"measure toy:net --images pictures --limit 1 --out {out}")[0] == 0
     status, out, err = run(shlex.join(example_of(run, verb)))
     assert status == 0, err
     assert out.strip()
