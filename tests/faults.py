@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm  # noqa: F401 - imported here, a fork has it
 import torch
+import torch._dynamo
+import torchvision  # noqa: F401
 from torch import nn
 
 import aliascope.study.runner
-import aliascope.study.tradeoffs  # noqa: F401 - imported here, a fork has it
+import aliascope.study.tradeoffs  # noqa: F401
 
 PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -27,6 +30,7 @@ def served():
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         PROCESSES.set_forkserver_preload([__name__])
         forkserver.ensure_running()
+    seconds(time.sleep, 0)  # until it is there
     yield
 
 
