@@ -30,7 +30,7 @@ def defaults_of(function: Callable[..., Any]) -> SimpleNamespace:
 
 SOURCES = (
     "photos (they come with aliascope), a folder or glob, stl10, cifar10, imagenet:PATH, "
-    "imagefolder:PATH, hf:DATASET[:SPLIT] or wds:SHARDS"
+    "imagefolder:PATH, hf:DATASET[:SPLIT], wds:SHARDS or an address such as s3://bucket/folder"
 )
 SHIFTS_HELP = (
     "Move each picture by one pixel: crop moves the window by a pixel of the network's, native by "

@@ -24,6 +24,7 @@ from aliascope.measure.workers import checked, in_processes
 from aliascope.measure.writing import RunWriter, Shard
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Report
+from aliascope.results.files import Place
 from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
 
@@ -38,7 +39,7 @@ def measure(
     model: str | nn.Module | LoadedModel,
     images: str | Path | ImageSource | Sequence[Any] | Dataset[Any],
     *,
-    out: str | Path | None = None,
+    out: Place | None = None,
     weights: str | Path = "pretrained",
     preprocess: PreprocessingName | Preprocessing = "model",
     ops: Ops = "all",
@@ -62,8 +63,9 @@ def measure(
         model: a spec, a module, or what `load_model` returned. It is measured in eval mode, on a
             copy; a module that is given stays as it is.
         images: a source as `open_images` takes it.
-        out: the run directory; an equal run that was interrupted is continued, and one of fewer of
-            these images is extended by the others. None keeps the rows in memory.
+        out: the run directory, also at an address (s3://…, extra `cloud`); an equal run that was
+            interrupted is continued, and one of fewer of these images is extended by the others.
+            None keeps the rows in memory.
         weights: "pretrained", "random" or a file.
         preprocess: "model" for the model's own evaluation transform, "resize224" for
             Resize((224, 224)) with ImageNet statistics, as published, or your own.

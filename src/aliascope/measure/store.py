@@ -18,7 +18,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +38,7 @@ from aliascope.measure.parts import (
     together,
 )
 from aliascope.records import StridedLayer
-from aliascope.results.files import plain, refuse_another, unsealed
+from aliascope.results.files import Place, place, plain, refuse_another, unsealed
 from aliascope.results.text import columns, pair, wrapped
 from aliascope.results.verdicts import sample, share, under
 from aliascope.statistics import mean_intervals
@@ -68,7 +67,7 @@ class Run:
     strided_layers: list[StridedLayer]
     info: dict[str, Any]
     """What is recorded and not compared: versions, device, command, batch size, process id."""
-    path: Path | None = None
+    path: Place | None = None
     """The run directory; None where the rows live in memory."""
     state: State = "running"
     """A process killed without notice leaves "running" behind."""
@@ -85,7 +84,7 @@ class Run:
     """The rows that are in no file: all of them where there is no directory."""
 
     @classmethod
-    def open(cls, path: str | Path) -> "Run":
+    def open(cls, path: Place) -> "Run":
         """Open a run directory, complete or not; the rows are read when they are asked for.
 
         Of a run that several processes write a shard each, all their records make one run. It is
@@ -95,7 +94,7 @@ class Run:
             RunError: there is none, it is no run directory, a record cannot be read or is of
                 another run, or another aliascope wrote it.
         """
-        path = Path(path)
+        path = place(path)
         found = {file.name: _opened(file) for file in records(path)}
         if not found:
             raise RunError(
@@ -132,7 +131,7 @@ class Run:
 
     def read(self, part: str, kind: str) -> pa.Table:
         """The rows of one part; raises RunError unless they are what was written."""
-        path = self.path or Path()
+        path = self.path
         try:
             return read_part(path, kind, part, self.parts[part][kind])
         except DAMAGE as error:
@@ -199,7 +198,7 @@ class Run:
         return "\n\n".join(filter(None, blocks))
 
 
-def records(path: Path) -> Iterator[Path]:
+def records(path: Place) -> Iterator[Place]:
     """The files by which a directory is known as a run's."""
     yield from (file for file in [path / RECORD] if file.exists())
     yield from sorted(path.glob(SHARD.format("*")))
@@ -216,7 +215,7 @@ def identity_of(run: Run) -> dict[str, Any]:
     return run.config | {"layers": [layer.name for layer in run.strided_layers]}
 
 
-def shards_left(path: Path) -> list[str]:
+def shards_left(path: Place) -> list[str]:
     """Shards of a run, I/N, that are not complete."""
     return _left({file.name: _opened(file) for file in records(path) if file.name != RECORD})
 
@@ -236,7 +235,7 @@ def _left(found: dict[str, Run]) -> list[str]:
     return min(left, key=len, default=[])
 
 
-def _opened(file: Path) -> Run:
+def _opened(file: Place) -> Run:
     path = file.parent
     try:
         version = json.loads(data := file.read_bytes())["format"]
