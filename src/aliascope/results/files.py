@@ -206,7 +206,8 @@ def lock(path: Place, *records: str, name: str = ".lock", others: str | None = N
     """
     with refusal(path):
         path.mkdir(parents=True, exist_ok=True)
-        visible = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+        entries = path.iterdir() if path.exists() else ()  # an object store has no empty folders
+        visible = [entry.name for entry in entries if not entry.name.startswith(".")]
         known = [file for pattern in records for file in fnmatch.filter(visible, pattern)]
         if visible and not known:
             raise RunError(
