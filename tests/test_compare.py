@@ -517,8 +517,8 @@ notice: what the operation reads lies at another place in B than in A: no test o
   sampled_avr (layer2.0.conv2 → layer2.0.conv3.0, layer3.0.conv2 → layer3.0.conv3.0, layer4.0.conv2
   → layer4.0.conv3.0)
 notice: layers of B without a partner are left out: maxpool.1 (a layer map, --map A=B, pairs others)
-notice: not known in both runs for 16 of 16 images: logit instability, accuracy, confidence, SIS
-  at confidence ½"""
+notice: not known in both runs for 16 of 16 images: logit instability, accuracy, confidence, SIS at
+  confidence ½"""
 
 
 def test_printed_table():

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,12 +21,7 @@ from aliascope.measure.batch import prepare
 from aliascope.measure.shiftmap import shift_by, shifted_logits
 from test_explorer import TOY
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 PATIENCE = 120_000
 """Milliseconds; nothing is asserted about time."""
 COFFEE = Path(skimage.__file__).parent / "data" / "coffee.png"
@@ -52,16 +46,6 @@ def address(tmp_path_factory):
     server.send_signal(signal.SIGINT)
     assert server.wait(60) == 0
     server.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
