@@ -15,13 +15,21 @@ from torch import nn
 from aliascope import Preprocessing, antialias, bench, compare
 from aliascope.compare import Comparison
 from aliascope.errors import RunError
+from aliascope.measure.store import Run
 from aliascope.report import report
 from aliascope.report.definitions import DEFINITIONS
+from aliascope.statistics import mean_intervals
+from aliascope.study.summary import FORMAT
 from aliascope.study.tradeoffs import compare_methods
 
 pytestmark = pytest.mark.xdist_group("report")  # one worker makes what all share
 
 NASTY = "<img src=x onerror=alert(1)>.png"
+NAMES = {
+    "sis": "SIS",
+    "sis_half": "SIS at confidence ½",
+    "logit_instability": "logit instability",
+}
 PREPROCESSING = Preprocessing(resize=(40,), crop=(32, 32))
 
 
@@ -114,9 +122,7 @@ def test_every_figure_is_the_comparison_s(compared):
     page = read(file)
     assert found.verdict in page.text
     for row in found.images.to_dict("records"):
-        name = {"sis": "SIS", "logit_instability": "logit instability"}.get(
-            row["metric"], row["metric"]
-        )
+        name = NAMES.get(row["metric"], row["metric"])
         cells = next(cells for cells in page.rows if cells[0] == name and len(cells) == 6)
         assert float(cells[1]) == pytest.approx(row["mean_a"], abs=6e-4)
         assert float(cells[2]) == pytest.approx(row["mean_b"], abs=6e-4)
@@ -158,6 +164,10 @@ def test_a_run_and_several_at_once(compared, tmp_path):
     file = report(out / "A", out, out / "comparison.json", out=tmp_path / "all.html")
     page = read(file)
     assert page.tags.count("h1") == 3
+    run = Run.open(out / "A")
+    means = mean_intervals(run.images[["logit_instability"]], run.photographs)
+    (_, said), *_ = [cells for cells in page.rows if cells[0] == "logit instability"]
+    assert said == "{:.4f} [{:.4f}, {:.4f}]".format(*means.loc["logit_instability"])
     assert len(page.ids) == len(set(page.ids))
 
 
@@ -190,6 +200,9 @@ def test_what_cannot_be_reported_is_said_in_a_sentence(tmp_path):
     with pytest.raises(RunError, match=r"summary\.json cannot be read"):
         report(tmp_path)
     (tmp_path / "summary.json").write_text('{"study": {}}')
+    with pytest.raises(RunError, match="written by another version of aliascope"):
+        report(tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps({"study": {}, "format": FORMAT}))
     with pytest.raises(RunError, match="it says nothing of headline, notices"):
         report(tmp_path)
     (tmp_path / "history").mkdir()

@@ -294,9 +294,10 @@ def test_crop_shifts_lead_and_others_stand_beside(material, tmp_path, undrawn, m
         found = effects.loc[f"logit instability, {shifts}", "change"]
         assert found == pytest.approx(change, abs=1e-5)
     printed = [line for line in str(summary).splitlines() if ", c" in line or ", n" in line]
-    titles = [line.split("  ")[0] for line in printed[:7]]
+    titles = [line.split("  ")[0] for line in printed[:8]]
     assert titles == [
-        *("logit instability, crop", "agreement, crop", "mean SIS, crop"),
+        *("logit instability, crop", "agreement, crop", "SIS at confidence ½, crop"),
+        "mean SIS, crop",
         *("logit instability, native", "agreement, native"),
         *("logit instability, circular", "agreement, circular"),
     ]

@@ -16,6 +16,7 @@ from aliascope.report import layers, moving
 from aliascope.report.blocks import Card, Chart, Part, Section, Table, cell, limits
 from aliascope.report.recorded import facts, skipped_of
 from aliascope.results.text import interval
+from aliascope.statistics import mean_intervals
 from aliascope.study.tradeoffs import Tradeoffs
 from aliascope.svg import Line, Mark, curves, dots, scatter
 
@@ -33,23 +34,17 @@ def of_run(path: Path) -> Part:
     """Of a run directory."""
     run = Run.open(path)
     images: Any = run.images
-    known = [
-        m for m in _METRICS if m in images.columns or (m == "accuracy" and "correct" in images)
-    ]
-    values = images.rename(columns={"correct": "accuracy"})
-    means = {m: float(values[m].astype("float64").mean()) for m in known}
+    values = images.rename(columns={"correct": "accuracy"}).reindex(columns=list(_METRICS))
+    means: Any = mean_intervals(values.astype("float64"), run.photographs)
     rows = [
-        [cell(_METRICS[m][0]), cell(x, _METRICS[m][1])]
-        for m, x in means.items()
-        if not math.isnan(x)
+        [cell(_METRICS[str(m)][0]), limits(*x, _METRICS[str(m)][1])]
+        for m, *x in means.dropna(subset="value").itertuples()
     ]
-    means_by_layer: Any = run.layers.groupby("layer", observed=True, sort=False).mean(
-        numeric_only=True
-    )
-    sections = [Section("Figures", tables=[Table("figures", ["figure", "mean over images"], rows)])]
+    header = ["figure", "mean over photographs"]
+    sections = [Section("Figures", tables=[Table("figures", header, rows)])]
     if "agreement" in images:
         sections.append(_most(images))
-    sections.append(layers.of_run(means_by_layer))
+    sections.append(layers.of_run(run))
     border = run.config["border"]
     return Part(
         title=run.model,
