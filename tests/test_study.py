@@ -14,7 +14,7 @@ from scipy import stats
 
 from aliascope.cli import main
 from aliascope.errors import ImageError, ModelError, RunError
-from aliascope.figures import FIGURES
+from aliascope.figures import FIGURES, _style
 from aliascope.measure.batch import LAYER_COLUMNS
 from aliascope.measure.store import Run
 from aliascope.results.files import lock
@@ -27,6 +27,8 @@ from aliascope.study.summary import published
 
 pytestmark = pytest.mark.xdist_group("study")  # one worker makes what all share
 
+COARSE = 60
+"""Dots an inch: a figure of 300 takes five times as long."""
 TABLES = {
     1: ["phase1_layerwise_avr"],
     2: ["phase2a_frequency_sweep", "phase2b_architecture_comparison"],
@@ -94,7 +96,9 @@ def options(material, **changed):
 @pytest.fixture(scope="module")
 def results(material):
     out = material / "results"
-    summary = run_study(out=out, **options(material))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_style, "_DPI", COARSE)  # tests/test_figures.py looks at fine ones
+        summary = run_study(out=out, **options(material))
     assert summary.failed == {}
     return out
 
@@ -127,7 +131,7 @@ def test_six_tables_and_fifteen_figures(results):
     assert len(FIGURES) == 15
     for file in (results / "figures").glob("*.png"):
         with Image.open(file) as picture:
-            assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+            assert picture.info["dpi"] == pytest.approx((COARSE, COARSE), abs=0.1)
             assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
 
 
@@ -429,6 +433,7 @@ def test_figures_only_needs_no_model(results, monkeypatch):
         if file.suffix == ".png":  # to draw the same again as svg takes as long
             savefig(figure, file, **options)
 
+    monkeypatch.setattr(_style, "_DPI", COARSE)
     monkeypatch.setattr("aliascope.study.study.load_model", never)
     monkeypatch.setattr(Figure, "savefig", only_png)
     for file in figures:

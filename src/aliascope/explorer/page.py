@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from aliascope.errors import AliascopeError
 from aliascope.explorer import drawing
 from aliascope.explorer.session import MAX_BYTES, Explorer, Photo, read_photo
-from aliascope.explorer.state import BORDERS, METHODS, UPLOADED, Shown, restored
+from aliascope.explorer.state import BORDERS, METHODS, UPLOADED, Shown, restored, sample_name
 from aliascope.measure.shiftmap import RADIUS, shift_by
 
 _FILES = files("aliascope.explorer")
@@ -165,7 +165,7 @@ class Answers:
             guesses = [explorer.guesses(spec, photo, shift, shown.border) for spec in shown.specs]
             return [
                 drawing.message(notes) if notes else "",
-                drawing.answer(shown, _sample_name(photo.name), picture, guesses),
+                drawing.answer(shown, sample_name(photo.name), picture, guesses),
                 *self._mapped(shown, photo),
                 self._linked(shown, photo),
                 shown.query,
@@ -207,7 +207,7 @@ def page(explorer: Explorer) -> Page:
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 file = gr.File(label="Drop a photograph", height=160, elem_id="drop")
-                names = [(_sample_name(sample), sample) for sample in offer.samples]
+                names = [(sample_name(sample), sample) for sample in offer.samples]
                 sample = gr.Radio(names, value=first.sample, label="or take one of these")
             with gr.Column(scale=3, min_width=280, elem_id="top"):
                 notes, answer = _html("notes"), _html("answer")
@@ -284,13 +284,3 @@ def _text(html: str) -> Any:
 
 def _slider(label: str, name: str) -> gr.Slider:
     return gr.Slider(-RADIUS, RADIUS, 0, step=1, label=label, elem_id=name)
-
-
-def _sample_name(sample: str) -> str:
-    """Of a crop, its photograph.
-
-    >>> _sample_name("chelsea.png#0-0"), _sample_name("me.jpg")
-    ('chelsea', 'me.jpg')
-    """
-    name, cut, _ = sample.partition("#")
-    return Path(name).stem if cut else sample
