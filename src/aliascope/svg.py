@@ -181,7 +181,7 @@ def scatter(
     """
     known = {i: m for i, m in enumerate(marks) if all(math.isfinite(side.value) for side in m[1:])}
     ends = [[e for m in known.values() for e in _ends(m[side])] for side in (1, 2)]
-    x_ticks, y_ticks = map(_ticks, ends)
+    x_ticks, y_ticks = _ticks(_lowered(ends[0]), 4), _ticks(_lowered(ends[1]))
     across, up = _Scale(x_ticks, 54, width - 90), _Scale(y_ticks, height - 40, 22)
     at = {i: (across(x.value), up(y.value)) for i, (_, x, y) in known.items()}
     parts = [_paper(x_ticks, y_ticks, across, up, x_label, y_label)]
@@ -193,13 +193,17 @@ def scatter(
             parts.append(_whisker(x.role, at[i][0], up(low), at[i][0], up(high)))
     parts += [_arrow(at[i], at[j]) for i, j in arrows if i in at and j in at]
     taken: list[tuple[float, float, float]] = []
-    for i, (name, x, y) in known.items():
+    for i, (name, x, y) in sorted(known.items(), key=lambda item: item[1][1].role != "control"):
         said = f"{name}: {x.value:.4g}{_between(x, '.4g')}; {y.value:.4g}{_between(y, '.4g')}"
-        parts.append(
-            f'<circle class="{x.role} point" cx="{at[i][0]:.1f}" cy="{at[i][1]:.1f}" r="4.5" '
-            f'fill="{COLOURS[x.role]}"><title>{escape(x.text or said)}</title></circle>'
+        parts.append(  # a control is the original as a rule: it must be seen around that
+            f'<circle class="{x.role} point" cx="{at[i][0]:.1f}" cy="{at[i][1]:.1f}" '
+            f'r="{7 if x.role == "control" else 4.5}" fill="{COLOURS[x.role]}">'
+            f"<title>{escape(x.text or said)}</title></circle>"
         )
-        parts.append(_label(name, *at[i], taken))
+    for i, (name, _, _) in known.items():
+        others = [at[k] for arrow in arrows for k in arrow if i in arrow and k != i and k in at]
+        below = any(y < at[i][1] for _, y in others)
+        parts.append(_label(name, *at[i], taken, below=below))
     return _svg(title, description, width, height, parts)
 
 
@@ -436,6 +440,15 @@ def _ends(mark: Mark) -> list[int | float]:
     return [e for e in (mark.value, mark.low, mark.high) if math.isfinite(e)]
 
 
+def _lowered(values: list[int | float]) -> list[int | float]:
+    """With room for a name below the least of them, but not below 0 for that."""
+    if not values:
+        return values
+    least = min(values)
+    room = least - (max(values) - least) / 10
+    return [*values, room if least < 0 else max(room, 0)]
+
+
 def _between(mark: Mark, form: str) -> str:
     known = math.isfinite(mark.low) and math.isfinite(mark.high)
     return f", {mark.low:{form}} to {mark.high:{form}}" if known else ""
@@ -468,11 +481,17 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
 
 
 def _label(
-    name: str, x: int | float, y: int | float, taken: list[tuple[float, float, float]]
+    name: str,
+    x: int | float,
+    y: int | float,
+    taken: list[tuple[float, float, float]],
+    *,
+    below: bool,
 ) -> str:
     """A name beside its point, above or below, where it covers no name before it."""
     wide = _CHARACTER * len(name)
-    places = [(x + side * 7, y + lift, side) for lift in (-7, 16, -21, 30) for side in (1, -1)]
+    lifts = (16, -7, 30, -21) if below else (-7, 16, -21, 30)
+    places = [(x + side * 7, y + lift, side) for lift in lifts for side in (1, -1)]
     spans = [(a if side > 0 else a - wide, b) for a, b, side in places]
     free = [
         i
