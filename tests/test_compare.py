@@ -13,7 +13,8 @@ from aliascope.compare import Comparison, compare
 from aliascope.compare.pairing import pair_layers
 from aliascope.errors import RunError
 from aliascope.latency import Latency
-from aliascope.measure.store import Run, RunWriter
+from aliascope.measure.store import Run
+from aliascope.measure.writing import RunWriter
 from aliascope.records import StridedLayer
 from aliascope.spectra import AVR_VARIANTS
 from aliascope.statistics import Estimate, holm, paired

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aliascope.compare import Comparison
 from aliascope.finetune import FineTuned
 from aliascope.latency import Latency
-from aliascope.measure.store import RunWriter
+from aliascope.measure.writing import RunWriter
 from aliascope.results.verdicts import FEW, Change
 from aliascope.statistics import Estimate, holm, mean_interval, paired
 from aliascope.study.tradeoffs import CONTROL, Tradeoffs

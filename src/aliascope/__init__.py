@@ -28,6 +28,7 @@ from aliascope.images import ImageSource, open_images
 from aliascope.images.preprocessing import Preprocessing
 from aliascope.latency import Latency, bench
 from aliascope.measure import measure
+from aliascope.measure.merging import Verified, merge, verify
 from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, available_models, load_model, save_model
 from aliascope.records import Image, StridedLayer
@@ -59,6 +60,7 @@ __all__ = [
     "Run",
     "RunError",
     "StridedLayer",
+    "Verified",
     "__version__",
     "alias_violation_ratio",
     "antialias",
@@ -71,6 +73,7 @@ __all__ = [
     "load_model",
     "log_power_spectrum",
     "measure",
+    "merge",
     "open_images",
     "power_spectrum",
     "radial_profile",
@@ -79,4 +82,5 @@ __all__ = [
     "shift_instability",
     "strided_layers",
     "tap",
+    "verify",
 ]

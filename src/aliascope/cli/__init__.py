@@ -8,6 +8,7 @@ import typer
 import aliascope
 from aliascope.cli.exploring import explore
 from aliascope.cli.inspecting import layers, models
+from aliascope.cli.keeping import merge, verify
 from aliascope.cli.measuring import compare, measure
 from aliascope.cli.output import complain
 from aliascope.cli.repairing import antialias, methods
@@ -20,6 +21,8 @@ from aliascope.runtime import keep_memory
 COMMANDS = {
     layers: "timm:resnet50",
     measure: "efficientnet_lite0 --images photos --limit 2",
+    merge: "run",
+    verify: "run",
     compare: "efficientnet_lite0 efficientnet_lite0_blurpool --images photos --limit 4",
     bench: "efficientnet_lite0 efficientnet_lite0@blurpool --batch-size 1 --seconds 1",
     study: "--limit 4 --phases 1-3 --out results",

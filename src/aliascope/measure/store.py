@@ -3,24 +3,20 @@
 ```
 RUN/run.json                     config, layer table, versions, state, skipped images, notices,
                                  and the parts that belong to the run, with their SHA-256
-RUN/images/part-NNNNN.parquet    a row an image
-RUN/layers/part-NNNNN.parquet    a row an image and layer
+RUN/shard-I-of-N.json            the same of one of several writers, until `merge`
+RUN/images/part-….parquet        a row an image
+RUN/layers/part-….parquet        a row an image and layer
 ```
 
-Every file is written under a temporary name, synced and renamed, run.json last: a part belongs to
-the run from the moment run.json lists it. Files that are not listed are leftovers of a kill, which
-readers ignore and the next writer of that part replaces; a bit that flips in a listed one is
-noticed.
+Every file is written under a temporary name, synced and renamed, the record last: a part belongs to
+the run from the moment a record lists it. Files that are not listed are leftovers of a kill, which
+readers ignore and the next writer of that part replaces; a bit that flips in a listed one, or in a
+record, is noticed.
 """
 
-import hashlib
 import json
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -28,34 +24,31 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from jaxtyping import Float
+import pyarrow.compute as pc
 
 from aliascope.errors import RunError
-from aliascope.records import StridedLayer
-from aliascope.results.files import (
-    lock,
-    plain,
-    refusal,
-    refuse_another,
-    refuse_other_images,
-    write_file,
+from aliascope.measure.parts import (
+    DAMAGE,
+    NULLABLE,
+    TYPES,
+    Digests,
+    file_of,
+    image_table,
+    layer_table,
+    read_part,
+    together,
 )
+from aliascope.records import StridedLayer
+from aliascope.results.files import plain, refuse_another, unsealed
 from aliascope.results.text import columns, pair, wrapped
 from aliascope.results.verdicts import sample, share, under
 from aliascope.statistics import group_means, mean_intervals
 
 State = Literal["running", "complete", "interrupted", "failed"]
 
-_FORMAT = 2
+RECORD, SHARD = "run.json", "shard-{}.json"
+_FORMAT = 3
 _RECORDED = ("state", "error", "config", "info", "times", "skipped", "notices")
-_KINDS = ("layers", "images")
-_MAX_BUFFERED = 4096  # images: bounds the memory where `flush_seconds` alone would not
-_TYPES: dict[str, pa.DataType] = dict.fromkeys(
-    ("image_id", "group", "note", "identity"), pa.string()
-)
-_TYPES |= dict.fromkeys(("label", "prediction"), pa.int64()) | {"correct": pa.bool_()}
-_NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 _IMAGE_METRICS = {
     "sis": "shift instability (SIS)",
     "sis_half": "SIS at confidence ½",
@@ -86,7 +79,7 @@ class Run:
     skipped: list[dict[str, str]] = field(default_factory=list)
     """image_id and reason of each image that could not be used."""
     notices: list[str] = field(default_factory=list)
-    parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    parts: dict[str, Digests] = field(default_factory=dict)
     """Name of each part → "images", "layers" → SHA-256 of that file."""
     batches: list[dict[str, pa.Table]] = field(default_factory=list)
     """The rows that are in no file: all of them where there is no directory."""
@@ -95,32 +88,24 @@ class Run:
     def open(cls, path: str | Path) -> "Run":
         """Open a run directory, complete or not; the rows are read when they are asked for.
 
+        Of a run that several processes write a shard each, all their records make one run. It is
+        complete when all shards are.
+
         Raises:
-            RunError: there is none, it is no run directory, its run.json cannot be read, or another
-                aliascope wrote it.
+            RunError: there is none, it is no run directory, a record cannot be read or is of
+                another run, or another aliascope wrote it.
         """
-        file = (path := Path(path)) / "run.json"
-        try:
-            record = json.loads(file.read_bytes())
-            version = record.pop("format")
-            remedy = "upgrade aliascope" if version > _FORMAT else f"delete {path}, measure again"
-            if version == _FORMAT:
-                layers = [_layer(row) for row in record.pop("layers")]
-                parts = record.pop("parts").items()
-                # To delete the images file is to drop a part.
-                kept = {
-                    part: files for part, files in parts if _file(path, "images", part).exists()
-                }
-                return cls(strided_layers=layers, path=path, parts=kept, **record)
-        except (FileNotFoundError, NotADirectoryError):
+        path = Path(path)
+        found = {file.name: _opened(file) for file in records(path)}
+        if not found:
             raise RunError(
-                f"{file} does not exist: give a directory that `aliascope measure --out` wrote"
-            ) from None
-        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            raise RunError(
-                f"{file} cannot be read ({error!r}): delete {path} and measure again"
-            ) from error
-        raise RunError(f"{file} has format {version}, this aliascope's is {_FORMAT}: {remedy}")
+                f"{path / RECORD} does not exist: give a directory that `aliascope measure --out` "
+                "wrote"
+            )
+        first, *others = found.values()
+        for other in others:
+            refuse_another(path, identity_of(first), identity_of(other))
+        return first if [*found] == [RECORD] else _united(found)
 
     @property
     def model(self) -> str:
@@ -130,28 +115,31 @@ class Run:
     @cached_property
     def images(self) -> pd.DataFrame:
         """A row an image, with the columns of `RunWriter.add`."""
-        return self._rows("images", _image_table({name: [] for name in _TYPES}))
+        return _frame(self.rows("images"))
 
     @cached_property
     def layers(self) -> pd.DataFrame:
         """A row an image and layer: image_id, layer (both categorical), order, the metrics."""
-        return self._rows("layers", _layer_table([], self.strided_layers, {}))
+        return _frame(self.rows("layers"))
 
-    def _rows(self, kind: str, empty: pa.Table) -> pd.DataFrame:
-        tables = [self._read(part, kind) for part in self.parts]
+    def rows(self, kind: str) -> pa.Table:
+        """The rows of images or of layers, as they are stored."""
+        tables = [self.read(part, kind) for part in self.parts]
         tables += [rows[kind] for rows in self.batches]
-        return _concat(tables or [empty]).to_pandas(types_mapper=_NULLABLE.get)
+        if not tables and kind == "images":
+            return image_table({name: [] for name in TYPES})
+        return _once(together(tables)) if tables else layer_table([], self.strided_layers, {})
 
-    def _read(self, part: str, kind: str) -> pa.Table:
-        file, first = (_file(self.path or Path(), name, part) for name in (kind, "images"))
+    def read(self, part: str, kind: str) -> pa.Table:
+        """The rows of one part; raises RunError unless they are what was written."""
+        path = self.path or Path()
         try:
-            data = _verified(file, self.parts[part][kind])
-            return pq.ParquetFile(pa.BufferReader(data)).read()
-        except (OSError, pa.ArrowException) as error:
+            return read_part(path, kind, part, self.parts[part][kind])
+        except DAMAGE as error:
             reason = getattr(error, "strerror", None) or error
             raise RunError(
-                f"{file} cannot be read ({reason}): delete {first} and run the same command again, "
-                "which measures its images anew"
+                f"{file_of(path, kind, part)} cannot be read ({reason}): run the same command "
+                "again, without --shard, which measures its images anew"
             ) from error
 
     @property
@@ -199,7 +187,7 @@ class Run:
         del metrics["correct"]["std"]  # of a truth value the mean says all
         rows = {"path": self.path, "measured": len(self.images), "verdict": self.verdict}
         rows |= {"metrics": metrics}
-        return _record(self) | plain(rows | {"layers": layers})
+        return record_of(self) | plain(rows | {"layers": layers})
 
     def __repr__(self) -> str:
         return f"<Run of {self.model}, {self.state}, in {self.path or 'memory'}>"
@@ -221,232 +209,102 @@ class Run:
         return "\n\n".join(filter(None, blocks))
 
 
-class RunWriter:
-    """Writes one run, in a `with` block; an equal one in the directory is continued or extended.
-
-    On leaving the block early, by an error or Ctrl-C, the buffered rows are written all the same.
-
-    Args:
-        path: the run directory, made where missing; None keeps the rows in memory.
-        config: what decides the numbers; "model" names the model, "images" their source.
-        layers: the layers measured.
-        info: versions, device, command: recorded, not compared.
-        identities: of all images that are asked for, by their ids: what tells such an image and its
-            label from another of the same id. A run that holds some of them is extended by the
-            others. None where the images are not known before they are read.
-        flush_seconds: how much work, in seconds, a kill may cost.
-
-    Attributes:
-        run: the run as it stands; what is added to its `info` is saved with the next part.
-        measured: ids of what is asked for that the run holds already; known inside the block.
-        previous_info: the `info` of that run, or None.
-
-    Raises:
-        RunError: on entering the block: the directory holds another run, images that have changed
-            since, images that are not asked for, or somebody else's files; another process is
-            writing it, or it cannot be written.
-
-    Example:
-        >>> layer = StridedLayer("conv1", "conv", (7, 7), (2.0, 2.0), (3, 224, 224),
-        ...                      (64, 112, 112), (2.0, 2.0), 0, shortcut=False)
-        >>> with RunWriter(None, {"model": "toy", "images": "noise"}, [layer], {}) as writer:
-        ...     images = {"image_id": ["a", "b"], "label": [1, None], "sis": [0.1, 0.2]}
-        ...     writer.add(images, {"avr": np.array([[0.003], [0.004]])})
-        ...     writer.skip("c", "truncated")
-        ...     print(writer.finish())
-        toy on noise: 2 images measured, 1 skipped, complete
-        <BLANKLINE>
-        shift instability (SIS)  0.1500 ± 0.0707
-        SIS at confidence ½      –
-        agreement                –
-        logit instability        –
-        accuracy                 –
-        <BLANKLINE>
-        layer  kind  stride  sampled AVR  alias share  read AVR
-        conv1  conv  2       –            –            0.0035 ± 0.0007
-        <BLANKLINE>
-        2 photographs: fewer than 30, so that each of them weighs.
-        <BLANKLINE>
-        skipped c: truncated
-    """
-
-    def __init__(
-        self,
-        path: str | Path | None,
-        config: dict[str, Any],
-        layers: Sequence[StridedLayer],
-        info: dict[str, Any],
-        *,
-        identities: Mapping[str, str] | None = None,
-        flush_seconds: float = 10.0,
-    ) -> None:
-        # Through JSON, so that a run in memory and one read back have the same config.
-        self.run = Run(plain(config), list(layers), info | {"pid": os.getpid()})
-        self.run.path = None if path is None else Path(path)
-        self.measured: frozenset[str] = frozenset()
-        self.previous_info: dict[str, Any] | None = None
-        self._identities = identities
-        self._flush_seconds = flush_seconds
-        self._flushed = time.monotonic()
-        self._number = 0
-        self._held = ExitStack()
-
-    def __enter__(self) -> "RunWriter":  # noqa: PYI034  (beartype knows Self in whole classes only)
-        with ExitStack() as held:
-            if self.run.path is not None:
-                held.callback(lock(self.run.path).release)
-                self._resume(self.run.path)
-            self._held = held.pop_all()
-        return self
-
-    def _resume(self, path: Path) -> None:
-        if (path / "run.json").exists():
-            earlier = Run.open(path)
-            refuse_another(path, _identity(earlier), _identity(self.run))
-            held = (
-                earlier.images.reindex(columns=["image_id", "identity"]).astype(object).fillna("")
-            )
-            self.measured = frozenset(held["image_id"])
-            if self._identities is not None:
-                refuse_other_images(path, dict(held.to_numpy()), self._identities)
-            self.run.times, self.run.notices = earlier.times, earlier.notices
-            self.run.parts = earlier.parts
-            self.previous_info = earlier.info
-            self._number = 1 + max(map(_number, self.run.parts), default=-1)
-        # run.json before the folders: with folders and without it, this is a stranger's directory.
-        self._save()
-        with refusal(path):
-            for kind in _KINDS:
-                (path / kind).mkdir(exist_ok=True)
-                for leftover in (path / kind).glob(".part-*.tmp"):
-                    leftover.unlink()
-
-    def add(
-        self,
-        images: dict[str, Sequence[Any] | np.ndarray],
-        layers: dict[str, Float[np.ndarray, "batch layer"]],
-    ) -> None:
-        """Add the rows of one batch of B images, none of them in `measured`.
-
-        Args:
-            images: name -> B values: image_id; group, the photograph it was cut from; label and
-                prediction, indices of classes; correct, a truth value; note; any other name is a
-                metric, kept as float32. None and NaN: unknown. The column identity is added here.
-            layers: metric -> (B, L), in the order of the run's layers, kept as float32.
-
-        Raises:
-            RunError: a part cannot be written; the parts before it are safe.
-        """
-        if self._identities is not None:
-            known = [self._identities[image_id] for image_id in images["image_id"]]
-            images = images | {"identity": known}
-        rows = _layer_table(images["image_id"], self.run.strided_layers, layers)
-        self.run.batches.append({"layers": rows, "images": _image_table(images)})
-        late = time.monotonic() - self._flushed >= self._flush_seconds
-        if late or len(images["image_id"]) * len(self.run.batches) >= _MAX_BUFFERED:
-            self._flush()
-
-    def skip(self, image_id: str, reason: str) -> None:
-        """List an image that cannot be used; a continued run tries it again."""
-        self.run.skipped.append({"image_id": image_id, "reason": reason})
-
-    def notice(self, text: str) -> None:
-        """Record, once, what the user should know about the whole run."""
-        if text not in self.run.notices:
-            self.run.notices.append(text)
-
-    def finish(self) -> Run:
-        """Write what is left and mark the run complete.
-
-        Raises:
-            RunError: the directory cannot be written.
-        """
-        self._flush()
-        self.run.state = "complete"
-        self._save()
-        return self.run
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        with self._held:
-            if self.run.state == "running":
-                failed = isinstance(error, Exception)
-                self.run.state = "failed" if failed else "interrupted"
-                self.run.error = str(error) if failed else ""
-                self._flush()
-
-    def _flush(self) -> None:
-        if self.run.batches and self.run.path is not None:
-            part, digests = f"part-{self._number:05d}", {}
-            for kind in _KINDS:
-                table = _concat([batch[kind] for batch in self.run.batches])
-                pq.write_table(table, stream := pa.BufferOutputStream())
-                write_file(_file(self.run.path, kind, part), data := stream.getvalue())
-                digests[kind] = hashlib.sha256(data).hexdigest()
-            self.run.parts[part] = digests
-            # In one step: interrupted before it, the part is written again, not its rows twice.
-            self.run.batches, self._number = [], self._number + 1
-        self._flushed = time.monotonic()
-        self._save()
-
-    def _save(self) -> None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.run.times = {"started": now, **self.run.times, "updated": now}
-        if self.run.path is not None:
-            record = _record(self.run) | {"parts": self.run.parts}
-            text = json.dumps(record, indent=2, ensure_ascii=False)
-            # A file name that is no Unicode becomes a JSON escape, and comes back as it was.
-            write_file(self.run.path / "run.json", text.encode("utf-8", "backslashreplace"))
+def records(path: Path) -> Iterator[Path]:
+    """The files by which a directory is known as a run's."""
+    yield from (file for file in [path / RECORD] if file.exists())
+    yield from sorted(path.glob(SHARD.format("*")))
 
 
-def _identity(run: Run) -> dict[str, Any]:
+def record_of(run: Run) -> dict[str, Any]:
+    """What is written of a run, but its parts."""
+    kept = {"format": _FORMAT} | {name: getattr(run, name) for name in _RECORDED}
+    return plain(kept | {"layers": [asdict(layer) for layer in run.strided_layers]})
+
+
+def identity_of(run: Run) -> dict[str, Any]:
+    """What decides the numbers."""
     return run.config | {"layers": [layer.name for layer in run.strided_layers]}
 
 
-def _file(path: Path, kind: str, part: str) -> Path:
-    return path / kind / f"{part}.parquet"
+def shards_left(path: Path) -> list[str]:
+    """Shards of a run, I/N, that are not complete."""
+    return _left({file.name: _opened(file) for file in records(path) if file.name != RECORD})
 
 
-def _verified(file: Path, digest: str) -> bytes:
-    # Parquet's own checksums cover its pages, not what it says of them.
-    data = file.read_bytes()
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise OSError("its bytes are not those that were written")
-    return data
+def _left(found: dict[str, Run]) -> list[str]:
+    """Of the partitions under way, the one that lacks least: which of its shards do."""
+    counts = {name.removesuffix(".json").rpartition("-")[2] for name in found}
+    left = [
+        [
+            f"{i}/{n}"
+            for i in range(int(n))
+            if getattr(found.get(SHARD.format(f"{i}-of-{n}")), "state", "") != "complete"
+        ]
+        for n in counts
+        if n.isdecimal()
+    ]
+    return min(left, key=len, default=[])
 
 
-def _number(part: str) -> int:
-    return int(part.removeprefix("part-"))
+def _opened(file: Path) -> Run:
+    path = file.parent
+    try:
+        version = json.loads(data := file.read_bytes())["format"]
+        remedy = "upgrade aliascope" if version > _FORMAT else f"delete {path}, measure again"
+        if version == _FORMAT:
+            record = unsealed(data)
+            del record["format"]
+            layers = [_layer(row) for row in record.pop("layers")]
+            parts = record.pop("parts").items()
+            # To delete the images file is to drop a part.
+            kept = {part: files for part, files in parts if file_of(path, "images", part).exists()}
+            return Run(strided_layers=layers, path=path, parts=kept, **record)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise RunError(
+            f"{file} cannot be read ({error!r}): delete {path} and measure again"
+        ) from error
+    raise RunError(f"{file} has format {version}, this aliascope's is {_FORMAT}: {remedy}")
 
 
-def _array(name: str, values: Sequence[Any] | np.ndarray) -> pa.Array:
-    # What is not named there is a metric; NaN becomes null and is read back as NaN.
-    return pa.array(values, _TYPES.get(name, pa.float32()), from_pandas=True)
+def _united(found: dict[str, Run]) -> Run:
+    """One run of the records of all its writers."""
+    whole = list(found.values())
+    shards = {name: run for name, run in found.items() if name != RECORD}
+    told = list(shards.values())
+    states = {run.state for run in told}
+    state = next((s for s in ("running", "failed", "interrupted") if s in states), "interrupted")
+    last = max(told, key=lambda run: run.times["updated"])
+    return Run(
+        config=last.config,
+        strided_layers=last.strided_layers,
+        info=last.info,
+        path=last.path,
+        state="complete" if not _left(shards) else state,
+        error="; ".join(dict.fromkeys(run.error for run in told if run.error)),
+        times={
+            "started": min(run.times["started"] for run in whole),
+            "updated": last.times["updated"],
+        },
+        # What a shard could not use it says itself; it tries again what was skipped before.
+        skipped=[item for run in told for item in run.skipped],
+        notices=[*dict.fromkeys(text for run in whole for text in run.notices)],
+        parts={part: files for run in whole for part, files in run.parts.items()},
+    )
 
 
-def _image_table(columns: dict[str, Any]) -> pa.Table:
-    return pa.table({name: _array(name, values) for name, values in columns.items()})
+def _once(table: pa.Table) -> pa.Table:
+    """Without the rows of an image that a part before has too: shards of two partitions overlap."""
+    keys = [name for name in ("image_id", "layer") if name in table.schema.names]
+    plainly = [table[name].cast(pa.string()) for name in keys]
+    joined = pc.binary_join_element_wise(*plainly, "\0") if len(plainly) > 1 else plainly[0]
+    if pc.count_distinct(joined).as_py() == table.num_rows:
+        return table
+    twice = joined.to_pandas().duplicated().to_numpy()
+    return table.filter(pa.array(~twice))
 
 
-def _layer_table(ids: Any, layers: list[StridedLayer], columns: dict[str, np.ndarray]) -> pa.Table:
-    image, layer = (index.ravel() for index in np.indices((len(ids), len(layers)), np.int32))
-    names = _array("image_id", [layer.name for layer in layers])
-    # Dictionary-encoded, so that a million rows do not hold a million strings.
-    keys = {
-        "image_id": pa.DictionaryArray.from_arrays(image, _array("image_id", ids)),
-        "layer": pa.DictionaryArray.from_arrays(layer, names),
-        "order": np.array([layer.order for layer in layers], np.int32)[layer],
-    }
-    return pa.table(keys | {name: _array(name, values.ravel()) for name, values in columns.items()})
-
-
-def _concat(tables: list[pa.Table]) -> pa.Table:
-    # A metric that only some parts have is null in the others.
-    return pa.concat_tables(tables, promote_options="default").unify_dictionaries()
-
-
-def _record(run: Run) -> dict[str, Any]:
-    kept = {"format": _FORMAT} | {name: getattr(run, name) for name in _RECORDED}
-    return plain(kept | {"layers": [asdict(layer) for layer in run.strided_layers]})
+def _frame(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas(types_mapper=NULLABLE.get)
 
 
 def _layer(row: dict[str, Any]) -> StridedLayer:
