@@ -179,7 +179,11 @@ def scatter(
         width: of the drawing.
         height: of the drawing.
     """
-    known = {i: m for i, m in enumerate(marks) if all(math.isfinite(side.value) for side in m[1:])}
+    finite = [
+        (i, m) for i, m in enumerate(marks) if all(math.isfinite(side.value) for side in m[1:])
+    ]
+    # A control, which is the original as a rule, lies beneath and is seen around that.
+    known = dict(sorted(finite, key=lambda item: item[1][1].role != "control"))
     ends = [[e for m in known.values() for e in _ends(m[side])] for side in (1, 2)]
     x_ticks, y_ticks = _ticks(_lowered(ends[0]), 4), _ticks(_lowered(ends[1]))
     across, up = _Scale(x_ticks, 54, width - 90), _Scale(y_ticks, height - 40, 22)
@@ -193,14 +197,14 @@ def scatter(
             parts.append(_whisker(x.role, at[i][0], up(low), at[i][0], up(high)))
     parts += [_arrow(at[i], at[j]) for i, j in arrows if i in at and j in at]
     taken: list[tuple[float, float, float]] = []
-    for i, (name, x, y) in sorted(known.items(), key=lambda item: item[1][1].role != "control"):
+    for i, (name, x, y) in known.items():
         said = f"{name}: {x.value:.4g}{_between(x, '.4g')}; {y.value:.4g}{_between(y, '.4g')}"
-        parts.append(  # a control is the original as a rule: it must be seen around that
+        parts.append(
             f'<circle class="{x.role} point" cx="{at[i][0]:.1f}" cy="{at[i][1]:.1f}" '
             f'r="{7 if x.role == "control" else 4.5}" fill="{COLOURS[x.role]}">'
             f"<title>{escape(x.text or said)}</title></circle>"
         )
-    for i, (name, _, _) in known.items():
+    for i, (name, _, _) in sorted(known.items()):
         others = [at[k] for arrow in arrows for k in arrow if i in arrow and k != i and k in at]
         below = any(y < at[i][1] for _, y in others)
         parts.append(_label(name, *at[i], taken, below=below))
