@@ -146,6 +146,33 @@ def test_a_photograph_is_dropped_and_moved(visit, library):
 
 
 @pytest.mark.slow
+def test_a_click_on_a_map_sets_the_shift(visit, library):
+    page = visit("?sample=brick.png%230-0")
+    square = page.locator('#maps section:nth-child(2) [data-at="-2,3"]')
+    square.click()
+    seen(page, "2 px up, 3 px right")
+    pixels = next(x.pixels for x in aliascope.open_images("photos") if x.group == "brick.png")
+    assert_same(bars(page, 0), library("toy:net", pixels, -2, 3))
+    for control, value in (("#dx", "3"), ("#dy", "-2")):
+        assert page.locator(f"{control} input[type=range]").input_value() == value
+    page.wait_for_function("location.search.includes('dx=3')")
+    page.locator("#dx input[type=range]").press("ArrowLeft")  # they go on from there
+    seen(page, "2 px up, 2 px right")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_violation_of_accessibility(visit, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit("?sample=brick.png%230-0&dx=2", color_scheme=scheme)
+    page.locator("#layers svg").first.wait_for()
+    found = Axe().run(page).response["violations"]
+    serious = [x for x in found if x["impact"] in ("serious", "critical")]
+    assert [(x["id"], y["html"]) for x in serious for y in x["nodes"]] == []
+
+
+@pytest.mark.slow
 def test_a_repair_that_is_chosen_is_drawn(visit, library):
     page = visit()
     seen(page, "not shifted")

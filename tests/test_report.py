@@ -171,6 +171,34 @@ def test_a_run_and_several_at_once(compared, tmp_path):
     assert len(page.ids) == len(set(page.ids))
 
 
+def test_accuracy_is_drawn_against_stability_where_there_are_labels(compared, tmp_path):
+    title = "<title>top-1 against logit instability</title>"
+    assert title not in compared[2].read_text()
+    (tmp_path / "labelled").mkdir()
+    rng = np.random.default_rng(1)
+    lines = ["file,label"]
+    for i in range(6):
+        pixels = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "labelled" / f"{i}.png")
+        lines.append(f"{i}.png,{i % 5}")
+    (tmp_path / "labelled.csv").write_text("\n".join(lines))
+    options = {"preprocess": PREPROCESSING, "device": "cpu", "out": tmp_path / "out"}
+    images = str(tmp_path / "labelled")
+    found = compare(network(), antialias(network()), images=images, **options)
+    html = report(tmp_path / "out").read_text()
+    assert html.count(title) == 1
+    chart = html[html.index(title) :].partition("</svg>")[0]
+    assert f"logit instability, {found.shifts} shifts" in chart
+    means = found.images.set_index("metric")
+    for side in "AB":
+        x, y = re.search(rf"<title>{side}: ([^<]*); ([^<]*)</title>", chart).groups()
+        for said, metric in ((x, "logit_instability"), (y, "accuracy")):
+            value, limits = said.split(", ")
+            assert float(value) == pytest.approx(means.loc[metric, f"mean_{side.lower()}"], 1e-3)
+            low, high = map(float, limits.split(" to "))
+            assert 0 <= low <= float(value) <= high
+
+
 def test_methods_latency_and_history(pictures, tmp_path):
     found = compare_methods(
         network(), "photos", methods=["blurpool:2"], limit=2, latency_seconds=0, device="cpu",

@@ -1,6 +1,7 @@
 """The study: its tables against the runs, and what happens when something is missing."""
 
 import json
+import re
 import sys
 from itertools import chain
 
@@ -17,6 +18,7 @@ from aliascope.errors import ImageError, ModelError, RunError
 from aliascope.figures import FIGURES, _style
 from aliascope.measure.batch import LAYER_COLUMNS
 from aliascope.measure.store import Run
+from aliascope.report import report
 from aliascope.results.files import lock
 from aliascope.spectra import SAMPLED_VARIANTS
 from aliascope.study import run_study
@@ -352,6 +354,20 @@ def test_the_tradeoff_is_that_of_the_runs(results):
     change = b["sis"].mean() / a["sis"].mean() - 1
     assert effects.loc["mean SIS, circular", "change"] == pytest.approx(change)
     assert {"latency, batch 1", "latency, batch 32", "error rate"} <= set(effects.index)
+
+
+def test_the_report_draws_accuracy_against_stability(results, tmp_path):
+    html = report(results, out=tmp_path / "report.html").read_text()
+    title = "<title>top-1 against logit instability</title>"
+    chart = html.partition(title)[2].partition("</svg>")[0]
+    rows = table(results, "phase5_tradeoff").set_index("role")
+    control = images_of(results, "control")
+    wanted = {role: (row["logit_instability"], row["accuracy"]) for role, row in rows.iterrows()}
+    right = (control["prediction"] == control["label"]).mean()
+    wanted["control"] = (control["logit_instability"].mean(), right)
+    for role, (x, y) in wanted.items():
+        said = re.search(rf"<title>{role}: (\S+), \S+ to \S+; (\S+), ", chart)
+        assert [float(number) for number in said.groups()] == pytest.approx([x, y], rel=1e-3)
 
 
 def test_the_summary_says_what_the_tables_say(results):

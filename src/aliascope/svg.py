@@ -317,7 +317,8 @@ def patches(
     """A square map of kinds around (0, 0), told apart by colour and letter; white where none is.
 
     Args:
-        cells: (row, column), each from -radius to radius → what is there.
+        cells: (row, column), each from -radius to radius → what is there; the group that is drawn
+            for it says so in `data-at`.
         radius: of the map.
         title: of the chart.
         description: what a reader who cannot see it must know.
@@ -347,7 +348,8 @@ def patches(
             f'font-size="11" fill="#111111">{kind_letter(patch.kind)}</text>'
         )
         body = square + letter * bool(patch.kind)
-        parts.append(f"<g><title>{escape(patch.text)}</title>{body}</g>")
+        at = f'data-at="{row},{column}"'
+        parts.append(f"<g {at}><title>{escape(patch.text)}</title>{body}</g>")
     for at in sorted({-radius, 0, radius}):
         x, y = corner(at, at)
         parts.append(_text(left - 5, y + cell / 2 + 4, f"{at:+d}" if at else "0", anchor="end"))
@@ -357,7 +359,7 @@ def patches(
         x, y = corner(*outlined)
         parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}" fill="none" '
-            'stroke="#111111" stroke-width="2.4"/>'
+            'stroke="#111111" stroke-width="2.4" pointer-events="none"/>'
         )
     return _svg(title, description, width, top + side + 20, parts)
 

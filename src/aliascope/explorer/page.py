@@ -68,6 +68,15 @@ _ADDRESS = "query => { if (query) history.replaceState(null, '', query); }"
 """Keeps the link to what is shown in the browser's own bar."""
 
 
+_PICKED = """element.addEventListener("click", (event) => {
+  const square = event.target.closest("[data-at]");
+  if (!square) return;
+  const [rows, columns] = square.dataset.at.split(",").map(Number);
+  trigger("click", { rows, columns });
+});"""
+"""Tells of a click on a map which shift it is of."""
+
+
 @dataclass
 class Reader:
     """What a page open in one browser shows. Changed in place: events that run see it change."""
@@ -119,11 +128,16 @@ class Answers:
         """One of the two shifts."""
 
         def handle(reader: Reader, value: float | int) -> list[Any]:
-            steps = max(-RADIUS, min(RADIUS, int(value)))
-            reader.shown = replace(reader.shown, **{field: steps})
+            reader.shown = replace(reader.shown, **{field: _step(value)})
             return self._drawn(reader)
 
         return handle
+
+    def picked(self, reader: Reader, square: gr.EventData) -> list[Any]:
+        """Both shifts, by a click on a map; the sliders follow."""
+        rows, columns = _step(square.rows), _step(square.columns)
+        reader.shown = replace(reader.shown, rows=rows, columns=columns)
+        return [*self._drawn(reader), columns, rows]
 
     def layers(self, reader: Reader) -> str:
         """The spectra."""
@@ -230,8 +244,11 @@ def page(explorer: Explorer) -> Page:
             )
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
-                _text("<h2>Predictions at every shift</h2>")
-                maps = _html("maps")
+                _text(
+                    "<h2>Predictions at every shift</h2><p>A click on a square shifts the "
+                    "photograph by it.</p>"
+                )
+                maps = _html("maps", _PICKED)
             with gr.Column(scale=1, min_width=280):
                 _text("<h2>Confidence along both axes</h2>")
                 curves = _html("curves")
@@ -266,16 +283,23 @@ def page(explorer: Explorer) -> Page:
             slider.input(
                 answers.moved(field), [reader, slider], drawn, trigger_mode="always_last", **fast
             ).then(None, query, None, js=_ADDRESS, **quiet)
+        maps.click(answers.picked, reader, [*drawn, dx, dy], **fast).then(
+            None, query, None, js=_ADDRESS, **quiet
+        )
         png.click(None, None, None, js=(_FILES / "png.js").read_text(encoding="utf-8"))
     return blocks
+
+
+def _step(value: float | int) -> int:
+    return max(-RADIUS, min(RADIUS, int(value)))
 
 
 def _wrong(error: AliascopeError) -> list[Any]:
     return [drawing.message([str(error)], wrong=True), *[gr.skip()] * 5]
 
 
-def _html(name: str = "") -> Any:
-    return gr.HTML("", elem_id=name or None, elem_classes="scope", apply_default_css=False)
+def _html(name: str, js: str | None = None) -> Any:
+    return gr.HTML("", elem_id=name, elem_classes="scope", apply_default_css=False, js_on_load=js)
 
 
 def _text(html: str) -> Any:
