@@ -3,7 +3,7 @@ import os
 import shutil
 import types
 from pathlib import Path
-from typing import get_args
+from typing import ForwardRef, Literal, get_args, get_origin
 
 import hypothesis
 import jaxtyping
@@ -47,13 +47,14 @@ def checked(jaxtyped):
 
 
 def shaped(hint):
-    """Whether a hint, or one within it, tells the shape of an array."""
-    if isinstance(hint, str):
-        return "[" in hint
+    """Whether a hint, or one within it, tells the shape of an array, or is a name yet to come."""
+    if get_origin(hint) is Literal:
+        return False
     if isinstance(hint, list):
         return any(map(shaped, hint))
+    named = isinstance(hint, str | ForwardRef)
     array = isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
-    return array or shaped([*get_args(hint)])
+    return named or array or shaped([*get_args(hint)])
 
 
 jaxtyping.jaxtyped = checked(jaxtyping.jaxtyped)  # the hook looks it up when a module is imported
