@@ -148,8 +148,8 @@ def test_a_photograph_is_dropped_and_moved(visit, library):
 @pytest.mark.slow
 def test_a_click_on_a_map_sets_the_shift(visit, library):
     page = visit("?sample=brick.png%230-0")
-    square = page.locator('#maps section:nth-child(2) [data-at="-2,3"]')
-    square.click()
+    page.locator("#maps section", has_text="of 288 shifts").nth(1).wait_for()
+    page.locator('#maps section:nth-child(2) [data-at="-2,3"] rect').click()
     seen(page, "2 px up, 3 px right")
     pixels = next(x.pixels for x in aliascope.open_images("photos") if x.group == "brick.png")
     assert_same(bars(page, 0), library("toy:net", pixels, -2, 3))

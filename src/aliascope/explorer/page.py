@@ -50,8 +50,9 @@ class Page(gr.Blocks):
     def launch(self, *args: Any, **settings: Any) -> Any:
         """As Gradio's."""
         fonts, mono = ([gradio.themes.Font(name) for name in names] for names in _FONTS)
+        theme = gradio.themes.Base(primary_hue="blue", font=fonts, font_mono=mono)
         defaults: dict[str, Any] = {
-            "theme": gradio.themes.Base(primary_hue="blue", font=fonts, font_mono=mono),
+            "theme": theme.set(body_text_color_subdued="*neutral_600"),  # Gradio's is too pale
             "css": (_FILES / "page.css").read_text(encoding="utf-8"),
             "max_file_size": MAX_BYTES,
             "state_session_capacity": 64,
