@@ -25,12 +25,14 @@ from aliascope.cli import app, main
 from aliascope.cli.output import complain, print_csv, progress, say
 from aliascope.images.preprocessing import PreprocessingName
 from aliascope.layers import Padding, Wavelet
-from aliascope.measure.batch import Ops
+from aliascope.measure import Engine
+from aliascope.measure.batch import Only, Ops
 from aliascope.runtime import Precision
 from aliascope.shifts import Border
 from aliascope.study.tradeoffs import compare_methods
 
-COMMANDS = get_command(app).commands
+_GROUP = get_command(app)
+COMMANDS = {verb: _GROUP.get_command(None, verb) for verb in _GROUP.list_commands(None)}
 VERBS = sorted(COMMANDS)
 TOY = """
 import torch
@@ -338,9 +340,9 @@ PARAMETERS = [
     for parameter in command.params
 ]
 DOING = (
-    "Begin Compare Continue Convert Count Divide Filter Give Judge Keep List Load Measure Move "
-    "Offer Only Pair Prepare Print Read Recalibrate Resize Run Seed Serve Show Spend Subtract Take "
-    "Time Train Try Write"
+    "Begin Compare Continue Convert Count Divide Filter Give Install Join Judge Keep List Load "
+    "Measure Move Offer Only Pair Prepare Print Read Recalibrate Resize Run Seed Serve Share Show "
+    "Spend Subtract Take Time Train Try Use Write"
 )
 
 
@@ -355,11 +357,12 @@ def test_every_help_says_what_is_done(parameter):
 def test_every_list_of_choices_is_the_librarys():
     library = {
         "shifts": Border, "precision": Precision, "ops": Ops, "preprocess": PreprocessingName,
-        "padding": Padding, "wavelet": Wavelet, "stem": Stem,
+        "padding": Padding, "wavelet": Wavelet, "stem": Stem, "engine": Engine,
+        "only": Only,
     }  # fmt: skip
     seen = set()
-    for command in aliascope.cli.COMMANDS:
-        for name, hint in typing.get_type_hints(command).items():
+    for command in COMMANDS.values():
+        for name, hint in typing.get_type_hints(command.callback).items():
             for listed in (hint, *typing.get_args(hint)):
                 if typing.get_origin(listed) is typing.Literal:
                     assert listed == library[name], name
@@ -425,8 +428,9 @@ LONG = ("methods", "study")
     ],
 )
 def test_every_help_shows_an_example_that_runs(run, folder, verb):
-    if verb == "report":
-        assert run("measure toy:net --images pictures --limit 1 --out results")[0] == 0
+    if verb in ("report", "merge", "verify"):
+        out = "results" if verb == "report" else "run"
+        assert run(f"measure toy:net --images pictures --limit 1 --out {out}")[0] == 0
     status, out, err = run(shlex.join(example_of(run, verb)))
     assert status == 0, err
     assert out.strip()

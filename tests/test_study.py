@@ -673,6 +673,7 @@ def test_the_published_protocol_runs_through(tmp_path, published):
         latency_seconds=0.0,
     )
     assert summary.failed == {}
+    assert not any("left open" in text for text in summary.record["notices"])  # it has a class map
     stats_of = table(tmp_path / "paper", "phase3_layerwise_avr_stats").query("variant == 'avr'")
     assert stats_of["layer_name"].tolist() == list(PUBLISHED["layers"])
     conv1 = stats_of.iloc[0]

@@ -20,6 +20,7 @@ from aliascope.cli.options import (
     Limit,
     Map,
     Mean,
+    Only,
     Ops,
     Precision,
     Resize,
@@ -76,6 +77,7 @@ def measure(
     std: Std = None,
     interpolation: Interpolation = None,
     ops: Ops = _MEASURE.ops,
+    only: Only = _MEASURE.only,
     precision: Precision = _MEASURE.precision,
     device: Device = None,
     shifts: Shifts = _MEASURE.shifts,
@@ -112,6 +114,7 @@ def measure(
                             model, preprocess, **pixels, interpolation=interpolation
                         ),
                         ops=ops,
+                        only=only,
                         precision=precision,
                         device=device,
                         shifts=shifts,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from aliascope.measure import Engine as AnyEngine
+from aliascope.measure.batch import Only as AnyOnly
 from aliascope.measure.batch import Ops as AnyOps
 from aliascope.runtime import Precision as AnyPrecision
 from aliascope.shifts import Border
@@ -115,6 +116,9 @@ Interpolation = Annotated[
     typer.Option(
         metavar="METHOD", help="Resize with bilinear, bicubic or another method of Pillow's."
     ),
+]
+Only = Annotated[
+    AnyOnly, typer.Option(help="Measure all, or the layers alone (avr), of one view and not five.")
 ]
 Ops = Annotated[AnyOps, typer.Option(help=OPS_HELP)]
 BatchSize = Annotated[

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
-from aliascope.measure.batch import Instrument, Ops, prepare, rows_of
+from aliascope.measure.batch import Instrument, Only, Ops, prepare, rows_of
 from aliascope.measure.on_ray import on_ray
 from aliascope.measure.store import Run
 from aliascope.measure.workers import checked, in_processes
@@ -42,6 +42,7 @@ def measure(
     weights: str | Path = "pretrained",
     preprocess: PreprocessingName | Preprocessing = "model",
     ops: Ops = "all",
+    only: Only = "all",
     precision: Precision = "fp32",
     device: str | None = None,
     shifts: Border | None = None,
@@ -68,6 +69,8 @@ def measure(
             Resize((224, 224)) with ImageNet statistics, as published, or your own.
         ops: "all" that downsample, or "conv": convolutions and what took their place, without
             pools, as published.
+        only: "avr" for the layers alone: one view of each image in place of five, and nothing is
+            said of predictions.
         precision: of the forward pass; ratios are computed in float32 all the same.
         device: "cpu", "cuda", "cuda:1", …; by default CUDA where there is one.
         shifts: how the picture moves by one pixel. "crop", the default where the crop leaves room:
@@ -112,7 +115,13 @@ def measure(
         source = replace(source, shard=checked(shard, out))
     loaded = load_model(model, weights=weights, seed=seed, size=crop_of(preprocess))
     instrument = prepare(
-        loaded, preprocess=preprocess, ops=ops, precision=precision, device=device, border=shifts
+        loaded,
+        preprocess=preprocess,
+        ops=ops,
+        only=only,
+        precision=precision,
+        device=device,
+        border=shifts,
     )
     identities = source.identities()
     fits, unfit = labels_fit(source, instrument.classes)
@@ -125,6 +134,7 @@ def measure(
         "labels_fit": fits,
         "preprocessing": instrument.preprocessing.to_dict(),
         "ops": ops,
+        "only": only,
         "precision": precision,
         "shifts": [asdict(shift) for shift in ONE_PIXEL],
         "border": instrument.border,

@@ -36,6 +36,7 @@ from aliascope.stability import logits_of, stability
 from aliascope.taps import Decimation, decimations, evaluating, tap, trace
 
 Ops = Literal["all", "conv"]
+Only = Literal["all", "avr"]
 Columns = dict[str, Tensor]
 
 LAYER_COLUMNS = (*AVR_VARIANTS, *SAMPLED_VARIANTS)
@@ -91,6 +92,7 @@ def prepare(
     *,
     preprocess: PreprocessingName | Preprocessing = "model",
     ops: Ops = "all",
+    only: Only = "all",
     precision: Precision = "fp32",
     device: str | None = None,
     border: Border | None = None,
@@ -124,6 +126,8 @@ def prepare(
         no_classifier = str(error)
         notices.append(no_classifier)
         border = "circular"  # no shifts at all
+    if only == "avr":
+        classes, border = None, "circular"
     if border is None:
         border = "crop" if preprocessing.room else "circular"
         if not preprocessing.room:

@@ -311,8 +311,8 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
     yield wrapped([found.verdict])
     beside = f"{' and '.join(others)}: logit instability under those; " if others else ""
     caption = (
-        "kept: share of images with the original's prediction; logits, agree, SIS: logit "
-        f"instability, agreement and shift instability score under {lead} shifts; "
+        "kept: share of images with the original's prediction; logits, agree, SIS, conf. ½: logit "
+        f"instability, agreement and SIS at confidence ½ under {lead} shifts; "
         f"{beside}AVR: box band, and alias: alias "
         "share, of what is decimated, mean over layers; latency: ratio to the original at batch 1; "
         "MB: peak of one forward. The control is the original, computed densely."
