@@ -79,7 +79,7 @@ _Kept = TypeVar("_Kept", bound="Result")
 
 
 class Result:
-    """What can be kept in a file: `found.save(path)`, later `Comparison.open(path)`.
+    """What is printed by `str()`, and kept in a file: `found.save(path)`, `Comparison.open(path)`.
 
     For dataclasses of numbers, texts, dicts, lists, tuples and frames (their index is not kept);
     what is opened is what was saved, to the last bit.
@@ -97,6 +97,26 @@ class Result:
     0  0.1
     1  inf, notices=('few',))
     """
+
+    @property
+    def verdict(self) -> str:
+        """What was found, in a sentence or two."""
+        raise NotImplementedError
+
+    def _blocks(self) -> Iterator[str]:
+        """The paragraphs of what is printed; empty ones are left out."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same in JSON's own types, the frames as lists of rows; None is NaN or infinite."""
+        own = {
+            name: value._asdict() if hasattr(value, "_asdict") else value
+            for name, value in vars(self).items()
+        }
+        return plain({"verdict": self.verdict, **own})
+
+    def __str__(self) -> str:
+        return "\n\n".join(filter(None, self._blocks()))
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all.
