@@ -65,6 +65,10 @@ def test_import_loads_nothing_heavy():
         "datasets",
         "skimage",
         "pywt",
+        "torchmetrics",
+        "lightning",
+        "transformers",
+        "tensorboard",
     )
     assert not [name for name in loaded if name.partition(".")[0] in heavy]
     assert "torch" in loaded

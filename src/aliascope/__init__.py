@@ -7,6 +7,7 @@ errors records text files runtime layers   what travels, and the downsamplers, e
 → models                                   a spec → a network ready to run
 → batch shiftmap verdicts store            a batch, a photograph → figures; findings in words; runs
 → measure latency compare finetune         the arms
+→ metrics callbacks                        in a training loop
 → figures study                            published protocol; all methods on one table
 → report                                   a page that people send to each other
 → explorer                                 a page in the browser
