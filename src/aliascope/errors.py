@@ -27,7 +27,7 @@ def extra_missing(error: ModuleNotFoundError, package: str, extra: str) -> Excep
     >>> print(extra_missing(ModuleNotFoundError(name="gradio"), "gradio", "explorer"))
     gradio is missing, which is in an extra: pip install 'aliascope[explorer]'
     """
-    if error.name != package:
+    if (error.name or "").partition(".")[0] != package:
         return error
     return AliascopeError(
         f"{package} is missing, which is in an extra: pip install 'aliascope[{extra}]'"

@@ -97,9 +97,7 @@ class _MeanOfImages(Metric):
 
     def _rows(self, ids: Ids, images: int) -> Tensor:
         if ids is None:
-            raise ValueError(
-                f"{images} images came without ids, which samples={self.samples} needs"
-            )
+            raise ValueError(f"samples={self.samples} needs ids, and {images} images have none")
         rows = torch.as_tensor(ids, dtype=torch.int64)
         if rows.shape != (images,):
             raise ValueError(f"ids of shape {tuple(rows.shape)} for {images} images: give one each")
