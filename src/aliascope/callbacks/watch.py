@@ -30,8 +30,8 @@ class Watch:
         batch_size: images per forward, as for `aliasing`.
 
     >>> watch = Watch(torch.rand(2, 3, 16, 16), figures=["avr"])
-    >>> list(watch.measured(nn.Conv2d(3, 4, 3, stride=2)))
-    ['aliascope/avr/(model)']
+    >>> list(watch.measured(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2))))
+    ['aliascope/avr/0']
     """
 
     def __init__(
