@@ -1,8 +1,13 @@
 """Both callbacks on a small network: what they log, when, and that the training is as without."""
 
+import json
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -104,11 +109,8 @@ def curves(folder):
     return {tag: sorted(set(points)) for tag, points in found.items()}
 
 
-def initial(prefix=""):
-    return {
-        f"aliascope/{name.replace('/', f'/{prefix}', 1) if '/' in name else name}": x.mean().item()
-        for name, x in aliasing(net(), IMAGES).items()
-    }
+def initial():
+    return {f"aliascope/{name}": x.mean().item() for name, x in aliasing(net(), IMAGES).items()}
 
 
 def fitted(folder, *callbacks, **options):
@@ -156,8 +158,7 @@ class TestLightning:
         plain, _ = fitted(tmp_path)
         seen, _ = fitted(tmp_path, OfLightning(IMAGES, every=1))
         assert_same(plain, seen)
-        trained = nn.Sequential(*net()).state_dict()["0.weight"]
-        assert not torch.equal(trained, seen.net[0].weight)
+        assert not torch.equal(net()[0].weight, seen.net[0].weight)
 
     def test_at_each_validation_and_what_a_checkpoint_monitors(self, tmp_path):
         monitor = "aliascope/alias_share/net.3"
@@ -249,3 +250,29 @@ class TestTransformers:
 def test_no_number_of_steps():
     with pytest.raises(ModelError, match="every=0 is no number of steps"):
         Watch(IMAGES, every=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["lightning", "transformers"])
+def test_two_processes_share_the_images_and_have_the_same_means(framework, tmp_path):
+    script = Path(__file__).with_name("distributed_callbacks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(script), framework, str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=250,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first["2"] == second["2"]
+    assert list(first["2"]) == NAMES
+    assert first["1"] != first["2"]
+    found = {name: x.mean().item() for name, x in aliasing(net(), IMAGES[:5]).items()}
+    if framework == "transformers":
+        before = first["0"]
+    else:
+        rows = pd.read_csv(next(tmp_path.rglob("metrics.csv"))).dropna(axis=1, how="all")
+        assert list(rows.step) == [0, 1, 2]
+        before = rows.iloc[0][NAMES].to_dict()
+        assert rows.iloc[2][NAMES].to_dict() == pytest.approx(first["2"], rel=1e-4)
+    wanted = {f"aliascope/{name}": value for name, value in found.items()}
+    assert before == pytest.approx(wanted, abs=1e-6)
