@@ -228,6 +228,16 @@ class TestAliasing:
         for name, value in aliasing(nn.DataParallel(torch.compile(net())), noise(2)).items():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
 
+    def test_nor_are_its_compiled_parts_and_they_stay(self):
+        model, images = nn.Sequential(net()[:4], net()[4:]), noise(2)
+        expected = aliasing(model, images)
+        model[0] = torch.compile(model[0])
+        model[1].compile()
+        parts = [model[0], model[1]._compiled_call_impl]
+        for name, value in aliasing(model, images).items():
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
+        assert [model[0], model[1]._compiled_call_impl] == parts
+
     def test_another_network_is_refused(self):
         metric = Aliasing(net(), noise(1))
         with pytest.raises(ModelError, match=r"the network has changed .*make a new metric"):

@@ -7,7 +7,8 @@ nor processes with different numbers of images change a mean. Needs the extra `t
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from aliascope.batch import LAYER_COLUMNS, Instrument, living, measure_live
 from aliascope.errors import ModelError, extra_missing
-from aliascope.runtime import is_compiled, uncompiled
+from aliascope.runtime import is_compiled
 from aliascope.spectra import DC, Band, Stride, alias_violation_ratio
 from aliascope.stability import circular_logits, shift_instability, stability
 
@@ -221,7 +222,8 @@ class ShiftInstability(_MeanOfImages):
                 raise ValueError("a classifier comes with images, or give the logits of all views")
             if not len(images):
                 return
-            answers = circular_logits(network_of(answers), images)
+            with as_written(answers) as network:
+                answers = circular_logits(network, images)
         if answers.shape[1]:
             self._take(stability(answers)[self.figure], ids)
 
@@ -241,9 +243,8 @@ def aliasing(
     """Figures of every layer that samples, and of the answers, from one forward over all views.
 
     The network is run as it stands, in eval mode and without gradients, where its weights lie, and
-    is left as it was, the random state too. It is not copied, but for a network of which parts are
-    compiled. What it costs: a forward over the images and their shifts, and about six of a single
-    image, which find the layers anew.
+    is left as it was, the random state too. It is never copied. What it costs: a forward over the
+    images and their shifts, and about six of a single image, which find the layers anew.
 
     Args:
         model: in training or not; wrapped by DistributedDataParallel or `torch.compile`, or not.
@@ -264,12 +265,11 @@ def aliasing(
     >>> list(aliasing(net, torch.rand(2, 3, 32, 32)))
     ['alias_share/0', 'alias_share/2', 'avr/0', 'avr/2']
     """
-    instrument = _instrument(model, images, figures, shifts)
-    names = _names(instrument, figures)
-    parts = [
-        _values(instrument, part, figures)
-        for part in images.split(_at_least_one("batch_size", batch_size))
-    ]
+    batches = images.split(_at_least_one("batch_size", batch_size))
+    with as_written(model) as network:
+        instrument = _instrument(network, images, figures, shifts)
+        names = _names(instrument, figures)
+        parts = [_values(instrument, batch, figures) for batch in batches]
     return dict(zip(names, torch.cat(parts).unbind(1), strict=True))
 
 
@@ -306,7 +306,8 @@ class Aliasing(_MeanOfImages):
         samples: int | None = None,
         **options: Any,
     ) -> None:
-        names = _names(_instrument(model, example, figures, shifts), figures)
+        with as_written(model) as network:
+            names = _names(_instrument(network, example, figures, shifts), figures)
         kind = f"{'_'.join(figures)}_{shifts}"
         super().__init__(kind, (len(names),), samples=samples, **options)
         self.names = names
@@ -348,26 +349,47 @@ class Aliasing(_MeanOfImages):
         return dict(zip(self.names, self._mean().unbind(0), strict=True))
 
 
-def network_of(model: nn.Module) -> nn.Module:
-    """What `torch.compile`, DataParallel and DistributedDataParallel stand before.
+@contextmanager
+def as_written(model: nn.Module) -> Iterator[nn.Module]:
+    """The network without what wraps it and its parts, for the block; nothing is copied.
 
-    A wrapper's forward waits for other processes, which need not come.
+    The forward of DistributedDataParallel waits for other processes, which need not come; what
+    `torch.compile` made hides its calls, and would be compiled anew for another size of batch.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    >>> with as_written(nn.DataParallel(net)) as network:
+    ...     print(network is net)
+    True
     """
+    network = _inside(model)
+    with ExitStack() as held:
+        for parent in list(network.modules()):
+            for name, child in list(parent.named_children()):
+                if is_compiled(child):
+                    held.callback(setattr, parent, name, child)
+                    setattr(parent, name, _inside(child))
+        for part in network.modules():
+            if compiled := part._compiled_call_impl:  # noqa: SLF001  (of `Module.compile`)
+                held.callback(setattr, part, "_compiled_call_impl", compiled)
+                part._compiled_call_impl = None  # noqa: SLF001
+        yield network
+
+
+def _inside(model: nn.Module) -> nn.Module:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(model, wrappers) or is_compiled(model):
-        inner: nn.Module = model.module if isinstance(model, wrappers) else model._orig_mod  # pyright: ignore[reportAssignmentType]  # noqa: SLF001
-        model = inner
-    return uncompiled(model)
+        model = model.get_submodule("_orig_mod" if is_compiled(model) else "module")
+    return model
 
 
 def _instrument(
-    model: nn.Module, images: Tensor, figures: Sequence[str], shifts: Shifts | None
+    network: nn.Module, images: Tensor, figures: Sequence[str], shifts: Shifts | None
 ) -> Instrument:
     if unknown := [name for name in figures if name not in LAYER_COLUMNS]:
         raise ValueError(f"no figure {unknown[0]!r}; choose from {', '.join(LAYER_COLUMNS)}")
     if shifts not in (*SHIFTS, None):
         raise ValueError(f"shifts are circular, crop or None, got {shifts!r}")
-    instrument = living(network_of(model), images, border=shifts or "circular")
+    instrument = living(network, images, border=shifts or "circular")
     return instrument if shifts else replace(instrument, classes=None)
 
 

@@ -73,41 +73,35 @@ class AliasingCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        *,
-        model: nn.Module,
-        **_: Any,
+        **about: Any,
     ) -> None:
         """What the network is like before it trains."""
         del args, state
-        self._log(control, model)
+        self._log(control, about["model"])
 
     def on_step_end(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        *,
-        model: nn.Module,
-        **_: Any,
+        **about: Any,
     ) -> None:
         """After every so many steps."""
         del args
         if self._watch.due(state.global_step):
-            self._log(control, model)
+            self._log(control, about["model"])
 
     def on_evaluate(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        *,
-        model: nn.Module,
-        **_: Any,
+        **about: Any,
     ) -> None:
         """At each evaluation, unless steps were asked for."""
         del args, state
         if self._watch.every is None:
-            self._log(control, model)
+            self._log(control, about["model"])
 
     def _log(self, control: TrainerControl, model: nn.Module) -> None:
         values = self._watch.measured(model)
