@@ -25,7 +25,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import aliascope
-from aliascope.preprocessing import RESIZE_224
+from aliascope.images.preprocessing import RESIZE_224
 
 MODELS = ("timm:resnet50", "antialiased:resnet50")
 LAYERS = {

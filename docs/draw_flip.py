@@ -15,8 +15,8 @@ import torch
 from matplotlib.figure import Figure
 
 from aliascope import load_model, open_images
-from aliascope.batch import prepare
-from aliascope.shiftmap import RADIUS, shift_by, shifted_logits
+from aliascope.measure.batch import prepare
+from aliascope.measure.shiftmap import RADIUS, shift_by, shifted_logits
 from aliascope.shifts import windows
 
 IMAGE = "chelsea.png#0-0"

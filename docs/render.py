@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from aliascope.results.text import interval as limits
+from aliascope.results.text import number
 from aliascope.study.study import read_csv
 from aliascope.study.summary import Summary
-from aliascope.text import interval as limits
-from aliascope.text import number
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -120,7 +120,7 @@ def verdict(study):
     rows = pd.read_csv(study / "judged.csv")
     figures = ["top-1", "as the original"]
     figures += [f"logit instability, {shifts}" for shifts in ("crop", "native", "circular")]
-    figures += ["agreement, crop", "SIS at equal confidence, crop"]
+    figures += ["agreement, crop", "SIS at confidence ½, crop"]
     shown = _by_set(rows, figures, ["embedded", "held-out", "unused, ImageNet validation"])
     record = json.loads((studies() / "embedded" / "summary.json").read_text())
     cost = [
@@ -170,7 +170,7 @@ def _moved(row):
 def search(study):
     """What was tried first: a row a variant."""
     rows = pd.read_csv(study / "search.csv")
-    names = ["variant", "top-1", "as the original", "KL", "SIS", "SIS at equal confidence"]
+    names = ["variant", "top-1", "as the original", "KL", "SIS", "SIS at confidence ½"]
     names += ["logit instability", "agreement", "agreement, crop", "confidence"]
     return markdown({name: plain(rows[name]) for name in names})
 
@@ -200,7 +200,7 @@ def methods(study):
     names = {"method": "method", "stage": "stage", "top1": "top-1", "kept": "kept"}
     for shifts in ("crop", "native", "circular"):
         names |= {f"logit_instability_{shifts}": f"logit instability, {shifts}"}
-    names |= {"agreement_crop": "agreement, crop", "sis_crop": "SIS, crop"}
+    names |= {"agreement_crop": "agreement, crop", "sis_half_crop": "SIS at confidence ½, crop"}
     names |= {"sampled_avr_box": "sampled box AVR", "alias_share": "alias share"}
     names |= {"mflops": "MFLOPs", "latency_ratio": "latency", "memory_mb": "MB"}
     return markdown({title: plain(rows[name]) for name, title in names.items()})

@@ -15,9 +15,9 @@ import pandas as pd
 import torch
 
 from aliascope import load_model, open_images
-from aliascope.batch import prepare, view_logits
 from aliascope.images import batches
-from aliascope.stability import matched_instability, stability
+from aliascope.measure.batch import prepare, view_logits
+from aliascope.stability import stability
 from aliascope.statistics import paired
 
 OUT = Path(__file__).parents[1] / "docs" / "studies" / "pair" / "judged.csv"
@@ -55,9 +55,7 @@ def judged(specs, entries):
     for border in ("crop", "native", "circular"):
         items, before = seen(specs[0], entries, border)
         _, after = seen(specs[1], entries, border)
-        sure = stability(before)["confidence"].mean().item()
-        equal = matched_instability(after, sure)[0]
-        for table, logits, matched in (tables[0], before, None), (tables[1], after, equal):
+        for table, logits in zip(tables, (before, after), strict=True):
             each = stability(logits)
             if border == "crop":  # what is said of the picture itself hardly depends on it
                 labels = [item.entry.label for item in items]
@@ -68,9 +66,7 @@ def judged(specs, entries):
             table[f"logit instability, {border}"] = each["logit_instability"]
             table[f"agreement, {border}"] = each["agreement"]
             table[f"SIS, {border}"] = each["sis"]
-            table[f"SIS at equal confidence, {border}"] = (
-                each["sis"] if matched is None else matched
-            )
+            table[f"SIS at confidence ½, {border}"] = each["sis_half"]
     groups = [item.entry.group for item in items]
     return paired(*tables, groups)[COLUMNS]
 

@@ -16,7 +16,7 @@ from judge_pair import seen
 from aliascope import load_model
 from aliascope.finetune.losses import distillation
 from aliascope.layers import BlurPool, IdealPool
-from aliascope.stability import matched_instability, stability
+from aliascope.stability import stability
 
 OUT = Path(__file__).parents[1] / "docs" / "studies" / "pair" / "search.csv"
 RECIPES = ("blurpool:2", "blurpool:3", "blurpool:3:stem", "blurpool:4", "wavelet:db2")
@@ -35,13 +35,13 @@ def main():
     models = {"original": load_model(BASE)}
     models |= {recipe: load_model(f"{BASE}@{recipe}") for recipe in RECIPES}
     models |= {f"ideal, place {k + 1} alone": alone(k) for k in range(PLACES)}
-    rows, before, sure = [], None, None
+    rows, before = [], None
     for name, model in models.items():
         items, circular = seen(model, entries, "circular")
         _, crop = seen(model, entries, "crop")
         each = stability(circular)
         if before is None:
-            before, sure = circular, each["confidence"].mean().item()
+            before = circular
         truth = torch.tensor([item.entry.label for item in items])
         row = {
             "top-1": each["prediction"].eq(truth),
@@ -50,7 +50,7 @@ def main():
             "agreement": each["agreement"],
             "agreement, crop": stability(crop)["agreement"],
             "confidence": each["confidence"],
-            "SIS at equal confidence": matched_instability(circular, sure)[0],
+            "SIS at confidence ½": each["sis_half"],
             "as the original": each["prediction"].eq(before[0].argmax(-1)),
         }
         means = {figure: column.double().mean().item() for figure, column in row.items()}

@@ -30,9 +30,9 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from aliascope import ModelError, antialias, conversion_of, load_model, strided_layers, tap
 from aliascope.antialias import METHODS, Recipe, available_methods
-from aliascope.fusion import fuse_batch_norm
 from aliascope.layers import LAYERS, APSPool, BlurPool
 from aliascope.layers.wavelet import WAVELETS, delay
+from aliascope.measure.fusion import fuse_batch_norm
 from aliascope.models import weights_digest
 
 tv = torchvision.models

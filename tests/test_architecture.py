@@ -11,7 +11,7 @@ import pytest
 import aliascope
 
 DRAWN = aliascope.__doc__.partition("\n\n")[2].partition("\n\n")[0]
-ARROW = [name for line in DRAWN.splitlines() for name in re.findall("[a-z]+", line[:42])]
+ARROW = [name for line in DRAWN.splitlines() for name in re.findall("[a-z]+", line[:40])]
 """Left to right and line by line, as the package's own docstring draws it."""
 
 PACKAGE = Path(__file__).parents[1] / "src" / "aliascope"
@@ -38,24 +38,16 @@ def test_imports_point_left(module):
 
 
 def test_the_reader_of_imports_finds_them():
-    assert {"models", "store"} <= set(imported_by("measure"))
+    assert {"models", "images"} <= set(imported_by("measure"))
 
 
-@pytest.mark.parametrize("module", ["images", "spectra", "store", "statistics", "taps"])
+@pytest.mark.parametrize("module", ["images", "spectra", "results", "statistics", "taps"])
 def test_what_must_not_know_of_models(module):
     assert "models" not in set(imported_by(module))
 
 
-def test_import_loads_nothing_heavy():
-    code = "import sys, aliascope; print(*sys.modules); import aliascope.figures; "
-    found = subprocess.run(
-        [sys.executable, "-c", code + "print(*sys.modules)"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    loaded, drawing = (line.split() for line in found.stdout.splitlines())
-    heavy = (
+HEAVY = {
+    *(
         "matplotlib",
         "fastapi",
         "gradio",
@@ -65,12 +57,58 @@ def test_import_loads_nothing_heavy():
         "datasets",
         "skimage",
         "pywt",
-        "torchmetrics",
-        "lightning",
-        "transformers",
-        "tensorboard",
+    ),
+    *("pywt", "pandas", "pyarrow", "scipy", "torch", "torchmetrics", "lightning", "transformers"),
+}
+
+
+HELP = (
+    "from typer.testing import CliRunner as R; from aliascope.cli import app; "
+    "assert 'Measure aliasing' in R().invoke(app, '--help').output"
+)
+
+
+def loaded_by(code):
+    """Heavy libraries that the code leaves loaded."""
+    found = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    assert not [name for name in loaded if name.partition(".")[0] in heavy]
-    assert "torch" in loaded
-    assert "matplotlib" in drawing
-    assert "matplotlib.pyplot" not in drawing  # which opens windows and keeps figures
+    return {name.partition(".")[0] for name in found.stdout.splitlines()[-1].split()} & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import aliascope", set()),
+        ("import aliascope.cli", set()),
+        (HELP, set()),
+        ("from aliascope import power_spectrum", {"torch"}),
+        ("from aliascope.layers import BlurPool", {"torch"}),
+    ],
+)  # fmt: skip
+def test_nothing_heavy_is_loaded_before_it_is_needed(code, expected):
+    assert loaded_by(code) == expected
+
+
+def test_figures_open_no_windows():
+    code = "import aliascope.figures, sys; assert 'matplotlib.pyplot' not in sys.modules"
+    assert "matplotlib" in loaded_by(code)
+
+
+def test_a_function_keeps_its_name_when_the_package_of_that_name_is_imported():
+    code = (
+        "import aliascope.measure.store, aliascope.compare, aliascope.antialias.recipe, "
+        "aliascope.finetune; import aliascope as a; "
+        "assert all(map(callable, [a.measure, a.compare, a.antialias, a.finetune])); "
+        "assert a.layers.BlurPool and a.Run is a.measure.__globals__['Run']; "
+        "assert set(a.__all__) <= set(dir(a)); [getattr(a, name) for name in a.__all__]"
+    )
+    assert "torch" in loaded_by(code)
+
+
+def test_a_name_that_there_is_not():
+    with pytest.raises(AttributeError, match="module 'aliascope' has no attribute 'nothing'"):
+        _ = aliascope.nothing

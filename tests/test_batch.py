@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from aliascope import Preprocessing, antialias, conversion_of, load_model, shift_instability
-from aliascope.batch import measure_batch, prepare
+from aliascope.measure.batch import measure_batch, prepare
 from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
 from aliascope.taps import decimations, evaluating, strided_layers, tap, trace
 from oracles import alias_share, alias_violation_ratio

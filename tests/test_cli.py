@@ -21,16 +21,18 @@ from typer.main import get_command
 
 import aliascope
 from aliascope.antialias.recipe import Stem
-from aliascope.batch import Ops
 from aliascope.cli import app, main
 from aliascope.cli.output import complain, print_csv, progress, say
+from aliascope.images.preprocessing import PreprocessingName
 from aliascope.layers import Padding, Wavelet
-from aliascope.preprocessing import PreprocessingName
+from aliascope.measure import Engine
+from aliascope.measure.batch import Ops
 from aliascope.runtime import Precision
 from aliascope.shifts import Border
 from aliascope.study.tradeoffs import compare_methods
 
-COMMANDS = get_command(app).commands
+_GROUP = get_command(app)
+COMMANDS = {verb: _GROUP.get_command(None, verb) for verb in _GROUP.list_commands(None)}
 VERBS = sorted(COMMANDS)
 TOY = """
 import torch
@@ -338,9 +340,9 @@ PARAMETERS = [
     for parameter in command.params
 ]
 DOING = (
-    "Begin Compare Continue Convert Count Divide Filter Give Judge Keep List Load Measure Move "
-    "Offer Only Pair Prepare Print Read Recalibrate Resize Run Seed Serve Show Spend Subtract Take "
-    "Time Train Try Write"
+    "Begin Compare Continue Convert Count Divide Filter Give Install Join Judge Keep List Load "
+    "Measure Move Offer Only Pair Prepare Print Read Recalibrate Resize Run Seed Serve Share Show "
+    "Spend Subtract Take Time Train Try Use Write"
 )
 
 
@@ -355,11 +357,11 @@ def test_every_help_says_what_is_done(parameter):
 def test_every_list_of_choices_is_the_librarys():
     library = {
         "shifts": Border, "precision": Precision, "ops": Ops, "preprocess": PreprocessingName,
-        "padding": Padding, "wavelet": Wavelet, "stem": Stem,
+        "padding": Padding, "wavelet": Wavelet, "stem": Stem, "engine": Engine,
     }  # fmt: skip
     seen = set()
-    for command in aliascope.cli.COMMANDS:
-        for name, hint in typing.get_type_hints(command).items():
+    for command in COMMANDS.values():
+        for name, hint in typing.get_type_hints(command.callback).items():
             for listed in (hint, *typing.get_args(hint)):
                 if typing.get_origin(listed) is typing.Literal:
                     assert listed == library[name], name

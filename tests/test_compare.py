@@ -13,10 +13,11 @@ from aliascope.compare import Comparison, compare
 from aliascope.compare.pairing import pair_layers
 from aliascope.errors import RunError
 from aliascope.latency import Latency
+from aliascope.measure.store import Run
+from aliascope.measure.writing import RunWriter
 from aliascope.records import StridedLayer
 from aliascope.spectra import AVR_VARIANTS
 from aliascope.statistics import Estimate, holm, paired
-from aliascope.store import Run, RunWriter
 
 STAGES = [f"layer{stage}.0.{op}" for stage in (2, 3, 4) for op in ("conv2", "downsample.0")]
 RESNET = ["conv1", "maxpool", *STAGES]
@@ -465,9 +466,9 @@ A  timm:resnet50
 B  antialiased:resnet50
 16 images of 8 photographs
 
-                       A      B   B - A      95 % interval change    95 % interval   d_z     p
-agreement         0.9409 0.9705 +0.0295 [+0.0166, +0.0422]  +3.1%   [+1.7%, +4.6%]  1.95 9e-04
-SIS               0.0148 0.0086 -0.0062 [-0.0091, -0.0031] -41.9% [-48.4%, -34.4%] -1.75 0.002
+                         A      B   B - A      95 % interval change    95 % interval   d_z     p
+agreement           0.9409 0.9705 +0.0295 [+0.0166, +0.0422]  +3.1%   [+1.7%, +4.6%]  1.95 9e-04
+SIS                 0.0148 0.0086 -0.0062 [-0.0091, -0.0031] -41.9% [-48.4%, -34.4%] -1.75 0.002
 
 same prediction for 75.0% [19.4%, 100.0%] of the images
 
@@ -517,7 +518,8 @@ notice: what the operation reads lies at another place in B than in A: no test o
   sampled_avr (layer2.0.conv2 → layer2.0.conv3.0, layer3.0.conv2 → layer3.0.conv3.0, layer4.0.conv2
   → layer4.0.conv3.0)
 notice: layers of B without a partner are left out: maxpool.1 (a layer map, --map A=B, pairs others)
-notice: not known in both runs for 16 of 16 images: logit instability, accuracy, confidence"""
+notice: not known in both runs for 16 of 16 images: logit instability, accuracy, confidence, SIS at
+  confidence ½"""
 
 
 def test_printed_table():

@@ -21,7 +21,8 @@ from aliascope.study import PRESETS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
-COMMANDS = get_command(app).commands
+_GROUP = get_command(app)
+COMMANDS = {verb: _GROUP.get_command(None, verb) for verb in _GROUP.list_commands(None)}
 
 
 def blocks(language, text=README):

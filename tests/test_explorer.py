@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import aliascope
-from aliascope.batch import prepare, view_logits
 from aliascope.cli import main
 from aliascope.explorer import Explorer, build, drawing
 from aliascope.explorer.session import MAX_BYTES, read_photo, summary
 from aliascope.explorer.state import METHODS, UPLOADED, Offer, Shown, restored
-from aliascope.shiftmap import grid, shift_by, shift_curves
+from aliascope.measure.batch import prepare, view_logits
+from aliascope.measure.shiftmap import grid, shift_by, shift_curves
 from aliascope.spectra import power_spectrum
 from aliascope.taps import tap
 

@@ -17,9 +17,9 @@ import skimage
 import torch
 
 import aliascope
-from aliascope.batch import prepare
 from aliascope.images import decode
-from aliascope.shiftmap import shift_by, shifted_logits
+from aliascope.measure.batch import prepare
+from aliascope.measure.shiftmap import shift_by, shifted_logits
 from test_explorer import TOY
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -35,8 +35,8 @@ from aliascope.finetune.losses import (
 from aliascope.finetune.optimisation import Average, optimiser, rate_at
 from aliascope.finetune.settings import FinetuneSettings
 from aliascope.images import Entry, in_threads
+from aliascope.images.preprocessing import Preprocessing
 from aliascope.models import load_model
-from aliascope.preprocessing import Preprocessing
 from aliascope.shifts import cropped_views
 from aliascope.stability import shift_instability, stability
 from aliascope.taps import strided_layers

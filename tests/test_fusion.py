@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.prune import l1_unstructured
 
-from aliascope.fusion import fuse_batch_norm
+from aliascope.measure.fusion import fuse_batch_norm
 from aliascope.taps import strided_layers, tap
 
 NORM = nn.modules.batchnorm._BatchNorm

@@ -10,7 +10,7 @@ from torch import nn
 
 import aliascope
 from aliascope import AliascopeError, ModelError, bench, latency, load_model
-from aliascope.preprocessing import Preprocessing
+from aliascope.images.preprocessing import Preprocessing
 
 SMALL = Preprocessing(resize=(8, 8), crop=(8, 8))
 

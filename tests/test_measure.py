@@ -11,9 +11,9 @@ from torch import nn
 
 import aliascope
 from aliascope import ImageError, ModelError, RunError, alias_violation_ratio, measure
-from aliascope.batch import measure_batch, prepare, rows_of
+from aliascope.images.preprocessing import Preprocessing
 from aliascope.measure import BatchSize
-from aliascope.preprocessing import Preprocessing
+from aliascope.measure.batch import measure_batch, prepare, rows_of
 from aliascope.spectra import AVR_VARIANTS
 
 SMALL = Preprocessing(resize=(32, 32), crop=(32, 32))

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torchmetrics import MetricCollection
 
-from aliascope.batch import LAYER_COLUMNS, measure_batch, prepare
 from aliascope.errors import AliascopeError, ModelError
+from aliascope.images.preprocessing import Preprocessing
+from aliascope.measure.batch import LAYER_COLUMNS, measure_batch, prepare
 from aliascope.metrics import (
     STABILITY,
     Aliasing,
@@ -24,7 +25,6 @@ from aliascope.metrics import (
     shift_instability,
 )
 from aliascope.models import load_model
-from aliascope.preprocessing import Preprocessing
 from aliascope.shifts import cropped_views
 from aliascope.stability import stability
 from distributed_metrics import IMAGES, material, net, run

@@ -15,8 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from aliascope import ImageError, ModelError, load_model
 from aliascope.images import MAX_PIXELS, decode, loaded_ahead
-from aliascope.images.source import Entry
-from aliascope.preprocessing import (
+from aliascope.images.preprocessing import (
     AS_CROP,
     IMAGENET_MEAN,
     RESIZE_224,
@@ -26,6 +25,7 @@ from aliascope.preprocessing import (
     from_torchvision,
     native_views,
 )
+from aliascope.images.source import Entry
 from aliascope.shifts import ONE_PIXEL, Shift
 
 PHOTOGRAPHS = [

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from aliascope import Preprocessing, load_model
-from aliascope.batch import prepare, view_logits
-from aliascope.shiftmap import cross, grid, shift_curves, shifted_logits, telling
+from aliascope.measure.batch import prepare, view_logits
+from aliascope.measure.shiftmap import cross, grid, shift_curves, shifted_logits, telling
 from aliascope.shifts import ONE_PIXEL
 
 PREPROCESSING = Preprocessing(resize=(40,), crop=(32, 32))

@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from torch import nn
 
 from aliascope import ModelError, shift_instability
 from aliascope.shifts import ONE_PIXEL, Shift, cropped_views, shifted_views
-from aliascope.stability import logits_of, matched_instability, stability
+from aliascope.stability import logits_of, stability
 
 
 def net():
@@ -151,21 +152,34 @@ def test_cropped_views_equal_circular_ones_away_from_the_border():
     torch.testing.assert_close(views[4:6, :, 0], wide[:, :, 0, 1:-1])
 
 
-def test_matched_instability_undoes_a_change_of_temperature():
-    """Scaling the logits moves SIS and confidence; matched to one confidence it changes nothing."""
+def test_sis_at_confidence_half_undoes_any_change_of_temperature():
+    """Another scale for each image moves SIS and confidence, and not SIS at confidence ½."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(1, 64, 10, generator=generator)
     logits = logits + 0.3 * torch.randn(5, 64, 10, generator=generator)
-    plain = stability(logits)
-    wanted = plain["confidence"].mean().item()
-    for scale in (0.25, 2.0):
-        scaled = stability(scale * logits)["sis"].mean()
-        assert abs(scaled / plain["sis"].mean() - 1) > 0.1  # the confound is there
-        sis, temperature = matched_instability(scale * logits, wanted)
-        assert temperature == pytest.approx(scale, rel=1e-4)
-        torch.testing.assert_close(sis, plain["sis"], rtol=1e-3, atol=1e-6)
+    scale = torch.rand(64, 1, generator=generator) * 4 + 0.25
+    plain, scaled = stability(logits), stability(scale * logits)
+    assert abs(scaled["sis"].mean() / plain["sis"].mean() - 1) > 0.1  # the confound is there
+    torch.testing.assert_close(scaled["sis_half"], plain["sis_half"], rtol=1e-3, atol=1e-7)
 
 
-def test_a_confidence_that_cannot_be_reached():
-    with pytest.raises(ValueError, match=r"mean confidence of 0\.05"):
-        matched_instability(torch.randn(5, 4, 10), 0.05)  # ten classes cannot be less sure than 0.1
+def test_sis_at_confidence_half_is_the_sis_of_logits_that_have_it():
+    """The temperature is found by scipy's root finder, an image at a time."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 8, 10, generator=generator).double()
+    for image, found in enumerate(stability(logits.float())["sis_half"]):
+        own = logits[:, image : image + 1]
+
+        def above(t, own=own):
+            return (own[0] / t).softmax(-1).max().item() - 0.5
+
+        temperature = brentq(above, 1e-3, 1e3)
+        expected = stability((own / temperature).float())["sis"].item()
+        assert found.item() == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "logits", [torch.zeros(5, 1, 10), torch.randn(5, 1, 2), torch.full((5, 1, 3), torch.nan)]
+)
+def test_where_no_temperature_gives_confidence_half(logits):
+    assert stability(logits)["sis_half"].isnan().all()

@@ -17,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aliascope import store
 from aliascope.errors import RunError
+from aliascope.measure import writing
+from aliascope.measure.store import Run
+from aliascope.measure.writing import RunWriter
 from aliascope.records import StridedLayer
-from aliascope.store import Run, RunWriter
+from aliascope.results.files import sealed
 
 CONFIG = {"model": "toy", "images": "noise", "preprocessing": "model", "size": (8, 8)}
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -228,6 +230,7 @@ def test_table():
 toy on noise: 3 images measured, 7 skipped, complete
 
 shift instability (SIS)  0.0300 ± 0.0265
+SIS at confidence ½      –
 agreement                0.7500 ± 0.2500
 logit instability        –
 accuracy                 0.5000
@@ -278,7 +281,7 @@ def test_run_json_is_for_people_and_its_own_kind_of_numbers(tmp_path):
     text = (tmp_path / "run.json").read_text("utf-8")
     record = json.loads(text)
     assert list(record)[:3] == ["format", "state", "error"]
-    assert record["format"] == 2
+    assert record["format"] == 3
     assert record["config"] == CONFIG | {"size": [8, 8], "seed": 3, "rate": None, "file": "a/b"}
     assert record["layers"][1]["name"] == "layer2.0.conv2"
     assert '  "state": "complete",\n' in text
@@ -437,8 +440,8 @@ def test_open_wants_a_run_directory(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "{", "[]", "3", "{}", '{"format": 2}', '{"format": 2, "layers": [3]}', "\xff"),
-        *('{"format": "2"}', '{"format": 2, "layers": [], "parts": [3]}'),
+        *("", "{", "[]", "3", "{}", '{"format": 3}', '{"format": 3, "layers": [3]}', "\xff"),
+        *('{"format": "3"}', sealed({"format": 3, "layers": [], "parts": [3]}).decode()),
     ],
 )
 def test_open_names_an_unreadable_run_json(tmp_path, text):
@@ -448,11 +451,11 @@ def test_open_names_an_unreadable_run_json(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("version", "remedy"), [(1, "delete .*, measure again"), (3, "upgrade aliascope")]
+    ("version", "remedy"), [(2, "delete .*, measure again"), (4, "upgrade aliascope")]
 )
 def test_open_refuses_another_format(tmp_path, version, remedy):
     (tmp_path / "run.json").write_text(json.dumps({"format": version, "new": 1}))
-    with pytest.raises(RunError, match=f"has format {version}, this aliascope's is 2: {remedy}"):
+    with pytest.raises(RunError, match=f"has format {version}, this aliascope's is 3: {remedy}"):
         Run.open(tmp_path)
 
 
@@ -467,17 +470,16 @@ def test_a_damaged_part_is_named_and_the_remedy_works(tmp_path, kind, damage):
         file.mkdir()
     elif damage != "missing":
         file.write_bytes(data[: len(data) // 2 if damage == "truncated" else 0])
-    run = Run.open(tmp_path)
-    if (kind, damage) != ("images", "missing"):  # which is the remedy already
-        with pytest.raises(
-            RunError, match=rf"{file} cannot be read \(.*\): delete .*images/part-00001"
-        ):
-            getattr(run, kind)
-    if damage == "folder":
-        file.rmdir()
-    (tmp_path / "images" / file.name).unlink(missing_ok=True)
-    check_rows(Run.open(tmp_path), ["0", "1", "2", "6", "7", "8"])
-    check_rows(write(tmp_path, names(9)), names(9))
+    if (kind, damage) == ("images", "missing"):
+        check_rows(Run.open(tmp_path), ["0", "1", "2", "6", "7", "8"])
+    else:
+        with pytest.raises(RunError, match=rf"{file} cannot be read \(.*\): run the same comm"):
+            getattr(Run.open(tmp_path), kind)
+    run = write(tmp_path, names(9))
+    check_rows(run, names(9))
+    check_rows(Run.open(tmp_path), names(9))
+    told = [text for text in run.notices if text.startswith("part-00001 was damaged (")]
+    assert len(told) == ((kind, damage) != ("images", "missing"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names of open files: Linux only")
@@ -519,6 +521,22 @@ def changes(data, seed, count):
         copy = bytearray(data)
         copy[place] ^= 1 << bit
         yield bytes(copy)
+
+
+def test_no_flipped_bit_in_a_record_is_unseen(tmp_path):
+    """What can be read says what was written; what cannot says so."""
+    write(tmp_path, names(6))
+    file, told = tmp_path / "run.json", Run.open(tmp_path)
+    read = 0
+    for data in changes(file.read_bytes(), 0, 200):
+        file.write_bytes(data)
+        try:
+            run = Run.open(tmp_path)
+        except RunError:
+            continue
+        read += 1
+        assert (run.config, run.parts, run.state) == (told.config, told.parts, told.state)
+    assert read < 10  # white space
 
 
 @pytest.mark.parametrize("kind", ["images", "layers"])
@@ -568,7 +586,7 @@ def test_a_reader_beside_a_writer_sees_whole_parts(tmp_path):
 
 def test_rows_wait_for_flush_seconds(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(store.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(writing.time, "monotonic", lambda: now[0])
     with RunWriter(tmp_path, CONFIG, LAYERS, {}, flush_seconds=10.0) as writer:
         for now[0], ids, parts in [(9.9, "0", 0), (10.0, "1", 1), (19.9, "2", 1), (20.0, "3", 2)]:
             writer.add(*batch([ids]))

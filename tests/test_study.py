@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from aliascope.batch import LAYER_COLUMNS
 from aliascope.cli import main
 from aliascope.errors import ImageError, ModelError, RunError
 from aliascope.figures import FIGURES
-from aliascope.files import lock
+from aliascope.measure.batch import LAYER_COLUMNS
+from aliascope.measure.store import Run
+from aliascope.results.files import lock
 from aliascope.spectra import SAMPLED_VARIANTS
-from aliascope.store import Run
 from aliascope.study import run_study
 from aliascope.study.published import CLASS_MAPS, PUBLISHED
 from aliascope.study.settings import PRESETS, ROLES, StudySettings, settings_of

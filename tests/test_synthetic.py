@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from aliascope import synthetic
+from aliascope.study import synthetic
 
 
 def power(picture):

@@ -18,7 +18,7 @@ from torch.overrides import BaseTorchFunctionMode, _get_current_function_mode_st
 from torchvision.ops import deform_conv2d
 
 from aliascope.errors import ModelError
-from aliascope.fusion import fuse_batch_norm
+from aliascope.measure.fusion import fuse_batch_norm
 from aliascope.records import StridedLayer
 from aliascope.taps import decimations, evaluating, strided_layers, tap, trace
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aliascope.text import columns, fitted, width, wrapped
+from aliascope.results.text import columns, fitted, width, wrapped
 
 WORDS = st.lists(st.sampled_from(["a", "conv", "0.0325 ± 0.0253", "–", "", "x" * 40]), min_size=4)
 TABLES = st.lists(WORDS.map(lambda words: words[:4]), min_size=2, max_size=5)

@@ -12,9 +12,9 @@ from torch import nn
 
 from aliascope import AliascopeError, ModelError
 from aliascope.figures.methods_front import draw
+from aliascope.measure.store import Run
 from aliascope.models import load_model
 from aliascope.statistics import pareto
-from aliascope.store import Run
 from aliascope.study.tradeoffs import SHIFTS, Tradeoffs, compare_methods
 
 pytestmark = pytest.mark.xdist_group("methods")  # one worker makes what all share

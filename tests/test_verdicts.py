@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from aliascope.compare import Comparison
 from aliascope.finetune import FineTuned
 from aliascope.latency import Latency
+from aliascope.measure.writing import RunWriter
+from aliascope.results.verdicts import FEW, Change
 from aliascope.statistics import Estimate, holm, mean_interval, paired
-from aliascope.store import RunWriter
 from aliascope.study.tradeoffs import CONTROL, Tradeoffs
-from aliascope.verdicts import FEW, Change
 from test_store import layer
 
 NUMBER = r"[+−]?\d+\.?\d*"

@@ -1,16 +1,16 @@
 """Measure how much a network aliases when it downsamples, and what that does to its predictions.
 
-errors records text files runtime layers   what travels, and the downsamplers, each from its paper
-→ spectra shifts statistics synthetic svg  pure functions
-→ images preprocessing taps                pictures in; where a network samples, and what
-→ stability fusion antialias               from logits to figures; from a network to a repaired one
-→ models                                   a spec → a network ready to run
-→ batch shiftmap verdicts store            a batch, a photograph → figures; findings in words; runs
-→ measure latency compare finetune         the arms
-→ metrics callbacks                        in a training loop
-→ figures study                            published protocol; all methods on one table
-→ report                                   a page that people send to each other
-→ explorer                                 a page in the browser
+errors records results runtime layers   what travels and is written; downsamplers from papers
+→ spectra shifts statistics svg         pure functions
+→ images taps                           pictures in; where a network samples, and what
+→ stability antialias                   from logits to figures; from a network to a repaired one
+→ models                                a spec → a network ready to run
+→ measure                               a batch → figures → rows of a run
+→ latency compare finetune              the other arms
+→ metrics callbacks                     in a training loop
+→ figures study                         published protocol; all methods on one table
+→ report                                a page that people send to each other
+→ explorer                              a page in the browser
 → cli
 
 >>> import aliascope
@@ -19,27 +19,35 @@ errors records text files runtime layers   what travels, and the downsamplers, e
 astronaut.png#0-0
 """
 
+import ast
+import sys
+from importlib import import_module
 from importlib.metadata import version as _version
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from aliascope.antialias import Conversion, Recipe, antialias, available_methods, conversion_of
-from aliascope.compare import Comparison, compare
-from aliascope.errors import AliascopeError, ImageError, ModelError, RunError
-from aliascope.finetune import FineTuned, FinetuneSettings, finetune, recalibrate
-from aliascope.images import ImageSource, open_images
-from aliascope.latency import Latency, bench
-from aliascope.measure import measure
-from aliascope.models import LoadedModel, available_models, load_model, save_model
-from aliascope.preprocessing import Preprocessing
-from aliascope.records import Image, StridedLayer
-from aliascope.spectra import (
-    alias_violation_ratio,
-    log_power_spectrum,
-    power_spectrum,
-    radial_profile,
-)
-from aliascope.stability import shift_instability
-from aliascope.store import Run
-from aliascope.taps import strided_layers, tap
+if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a second
+    from aliascope.antialias import Conversion, Recipe, antialias, available_methods, conversion_of
+    from aliascope.compare import Comparison, compare
+    from aliascope.errors import AliascopeError, ImageError, ModelError, RunError
+    from aliascope.finetune import FineTuned, FinetuneSettings, finetune, recalibrate
+    from aliascope.images import ImageSource, open_images
+    from aliascope.images.preprocessing import Preprocessing
+    from aliascope.latency import Latency, bench
+    from aliascope.measure import measure
+    from aliascope.measure.merging import Verified, merge, verify
+    from aliascope.measure.store import Run
+    from aliascope.models import LoadedModel, available_models, load_model, save_model
+    from aliascope.records import Image, StridedLayer
+    from aliascope.spectra import (
+        alias_violation_ratio,
+        log_power_spectrum,
+        power_spectrum,
+        radial_profile,
+    )
+    from aliascope.stability import shift_instability
+    from aliascope.taps import strided_layers, tap
 
 __version__ = _version("aliascope")
 
@@ -60,6 +68,7 @@ __all__ = [
     "Run",
     "RunError",
     "StridedLayer",
+    "Verified",
     "__version__",
     "alias_violation_ratio",
     "antialias",
@@ -72,6 +81,7 @@ __all__ = [
     "load_model",
     "log_power_spectrum",
     "measure",
+    "merge",
     "open_images",
     "power_spectrum",
     "radial_profile",
@@ -80,4 +90,38 @@ __all__ = [
     "shift_instability",
     "strided_layers",
     "tap",
+    "verify",
 ]
+
+
+def _homes() -> dict[str, str]:
+    """Name → the module that has it, as the imports above say."""
+    source = __spec__.loader.get_source(__name__)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    (block,) = (node for node in ast.parse(source).body if isinstance(node, ast.If))
+    imports = (node for node in block.body if isinstance(node, ast.ImportFrom))
+    return {alias.name: node.module or "" for node in imports for alias in node.names}
+
+
+class _Lazily(ModuleType):
+    """Imports a name or a module of the package when it is first asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _HOMES:
+            value = getattr(import_module(_HOMES[name]), name)
+            setattr(self, name, value)
+            return value
+        if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Python binds a package where it is imported: `measure` is the function all the same.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+_HOMES = _homes()
+sys.modules[__name__].__class__ = _Lazily

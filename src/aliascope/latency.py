@@ -21,9 +21,11 @@ import torch
 from torch import nn
 
 from aliascope.errors import AliascopeError, ModelError
-from aliascope.files import Result, plain
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Report
+from aliascope.results.files import Result, plain
+from aliascope.results.text import columns, interval, number, wrapped
+from aliascope.results.verdicts import Change, digits, listed
 from aliascope.runtime import (
     Precision,
     chosen_device,
@@ -35,8 +37,6 @@ from aliascope.runtime import (
 )
 from aliascope.statistics import median_interval
 from aliascope.taps import evaluating
-from aliascope.text import columns, interval, number, wrapped
-from aliascope.verdicts import Change, digits, listed
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 11, 200
 _WARM_UP = 3

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from aliascope.batch import LAYER_COLUMNS, Instrument, living, measure_live
 from aliascope.errors import ModelError, extra_missing
+from aliascope.measure.batch import LAYER_COLUMNS, Instrument, living, measure_live
 from aliascope.runtime import is_compiled
 from aliascope.spectra import DC, Band, Stride, alias_violation_ratio
 from aliascope.stability import circular_logits, shift_instability, stability
@@ -250,7 +250,7 @@ def aliasing(
         model: in training or not; wrapped by DistributedDataParallel or `torch.compile`, or not.
         images: as the network takes them, normalised; one pixel wider on each side under crop
             shifts.
-        figures: of each layer, names of `batch.LAYER_COLUMNS`.
+        figures: of each layer, names of `measure.batch.LAYER_COLUMNS`.
         shifts: how images move; None leaves the answers out. What is no classifier has none.
         batch_size: images per forward; with shifts five times as many are run.
 

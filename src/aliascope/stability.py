@@ -1,11 +1,9 @@
 """How far predictions move when the picture moves."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Shaped
-from scipy.optimize import root_scalar
 from torch import Tensor, nn
 
 from aliascope.errors import ModelError
@@ -70,25 +68,26 @@ def stability(
 
     Returns:
         `prediction` (arg-max), `confidence` (its probability), `sis` and `sis_<direction>`,
-        `agreement` (share of the shifts with the same arg-max) and `logit_instability` (mean over
-        d of ‖z − z_d‖ / ‖z‖, logits with their mean over classes removed: unlike SIS it does not
-        follow confidence).
+        `sis_half` (SIS at confidence ½: all logits of an image divided by the temperature at which
+        the unshifted ones give its prediction probability ½, so that two networks are compared
+        equally sure, whatever scale each gives each image; NaN with two classes), `agreement`
+        (share of the shifts with the same arg-max) and `logit_instability` (mean over d of
+        ‖z − z_d‖ / ‖z‖, logits with their mean over classes removed). SIS falls with confidence
+        alone; the other three do not follow it.
 
     >>> import torch
     >>> stability(torch.zeros(5, 1, 10))["confidence"]
     tensor([0.1000])
     """
     z = logits.float()
-    p = z.softmax(-1)
-    unit = p / p.norm(dim=-1, keepdim=True)
-    # Half the squared distance of unit vectors is 1 - cos without its cancellation.
-    moved = (unit[1:] - unit[0]).square().sum(-1) / 2  # (S, B)
+    moved = _moved(z)
     top = z.argmax(-1)
     z = z - z.mean(-1, keepdim=True)
     return {
         "prediction": top[0],
-        "confidence": p[0].amax(-1),
+        "confidence": z[0].softmax(-1).amax(-1),
         "sis": moved.mean(0),
+        "sis_half": _moved(_scaled(z, 0.5)).mean(0),
         **{f"sis_{shift.name}": row for shift, row in zip(plan, moved, strict=True)},
         # The arg-max of logits that are not finite is no prediction.
         "agreement": (top[1:] == top[0]).float().mean(0).where(moved.isfinite().all(0), torch.nan),
@@ -96,43 +95,31 @@ def stability(
     }
 
 
-def matched_instability(
-    logits: Float[Tensor, "views batch classes"], confidence: int | float
-) -> tuple[Float[Tensor, " batch"], float]:
-    """SIS as if the model were, in the mean, as sure as another one.
+def _moved(logits: Float[Tensor, "views batch classes"]) -> Float[Tensor, "shifts batch"]:
+    """1 − cos of the softmax outputs with those of view 0."""
+    p = logits.softmax(-1)
+    unit = p / p.norm(dim=-1, keepdim=True)
+    # Half the squared distance of unit vectors is 1 - cos without its cancellation.
+    return (unit[1:] - unit[0]).square().sum(-1) / 2
 
-    SIS falls with confidence alone: a network that has become less sure looks steadier. Logits are
-    divided by the one temperature T at which the mean over images of max softmax(z / T), unshifted,
-    is the confidence asked for; neither arg-max nor logit instability depends on it.
 
-    Args:
-        logits: as for `stability`, of all images together.
-        confidence: mean confidence to match, in (1/K, 1).
+def _scaled(
+    logits: Float[Tensor, "views batch classes"], confidence: float
+) -> Float[Tensor, "views batch classes"]:
+    """Logits divided, an image, by the temperature at which view 0 has that confidence.
 
-    Returns:
-        SIS (B,) at that temperature, and T.
-
-    Raises:
-        ValueError: no temperature from 1/1000 to 1000 gives that confidence.
-
-    >>> import torch
-    >>> logits = torch.randn(5, 8, 10, generator=torch.Generator().manual_seed(0))
-    >>> own = stability(logits)
-    >>> sis, temperature = matched_instability(logits, own["confidence"].mean().item())
-    >>> round(temperature, 3), bool(torch.allclose(sis, own["sis"], atol=1e-4))
-    (1.0, True)
+    NaN where no temperature from e^-20 to e^20 gives it: at equal logits, or with as few as 1 /
+    confidence classes.
     """
-
-    def mean_confidence(log_temperature: float) -> float:
-        z = logits[0].double() / math.exp(log_temperature)
-        return z.softmax(-1).amax(-1).mean().item() - confidence
-
-    limit = math.log(1000)
-    if not mean_confidence(limit) < 0 < mean_confidence(-limit):
-        raise ValueError(f"no temperature gives a mean confidence of {confidence:g}")
-    found = root_scalar(mean_confidence, bracket=(-limit, limit), xtol=1e-9)
-    temperature = math.exp(found.root)
-    return stability(logits / temperature)["sis"], temperature
+    z = logits[0].double()
+    z = z - z.amax(-1, keepdim=True)
+    low, high = (torch.full_like(z[:, :1], end) for end in (-20.0, 20.0))
+    for _ in range(50):  # confidence rises with the inverse temperature: bisection on its logarithm
+        middle = (low + high) / 2
+        less = (z * middle.exp()).softmax(-1).amax(-1, keepdim=True) < confidence
+        low, high = middle.where(less, low), high.where(less, middle)
+    found = (low > -20) & (high < 20)
+    return logits * high.exp().where(found, torch.nan).float()
 
 
 def logits_of(output: object) -> Float[Tensor, "batch classes"]:

@@ -21,9 +21,9 @@ from aliascope.antialias.recipe import Recipe
 from aliascope.antialias.report import Conversion, ConvertedLayer, conversion_of
 from aliascope.antialias.surgery import operate, share_choices
 from aliascope.errors import ModelError
+from aliascope.images.preprocessing import channels_of, preprocessing_of
 from aliascope.layers import LAYERS
 from aliascope.layers._polyphase import PolyphaseChoice
-from aliascope.preprocessing import channels_of, preprocessing_of
 from aliascope.runtime import uncompiled
 from aliascope.taps import Trace, evaluating
 

@@ -9,7 +9,7 @@ from torch import nn
 from aliascope.antialias.recipe import Recipe
 from aliascope.errors import ModelError
 from aliascope.records import Kind
-from aliascope.text import columns, wrapped
+from aliascope.results.text import columns, wrapped
 
 Outcome = Literal["converted", "kept", "refused"]
 

@@ -10,12 +10,12 @@ import typer
 import aliascope
 from aliascope.cli.options import Csv, Json, Model, Size
 from aliascope.cli.output import notify, print_csv, print_json, say
-from aliascope.preprocessing import crop_of, customised
+from aliascope.images.preprocessing import crop_of, customised
 from aliascope.records import StridedLayer
+from aliascope.results.text import columns, pair, wrapped
+from aliascope.results.verdicts import listed
 from aliascope.runtime import failures_named
 from aliascope.taps import trace
-from aliascope.text import columns, pair, wrapped
-from aliascope.verdicts import listed
 
 _LOW_PASSES = frozenset({"blur_pool", "max_blur_pool", "avg_pool"})
 """Kinds that average what they sample, with weights that nobody learned."""

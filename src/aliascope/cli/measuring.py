@@ -9,9 +9,11 @@ import typer
 import aliascope
 from aliascope.cli.options import (
     PREPROCESS_HELP,
+    Address,
     BatchSize,
     Csv,
     Device,
+    Engine,
     Images,
     Interpolation,
     Json,
@@ -21,25 +23,28 @@ from aliascope.cli.options import (
     Ops,
     Precision,
     Resize,
+    Shard,
     Shifts,
     Size,
     Std,
     Weights,
+    Workers,
     assignments,
     defaults_of,
+    shard_of,
 )
 from aliascope.cli.output import complain, interruptible, print_csv, print_json, progress, say, show
 from aliascope.cli.reporting import also_report
 from aliascope.errors import AliascopeError, RunError
-from aliascope.files import file_name
-from aliascope.models import LoadedModel
-from aliascope.preprocessing import (
+from aliascope.images.preprocessing import (
     RESIZE_224,
     Preprocessing,
     PreprocessingName,
     crop_of,
     customised,
 )
+from aliascope.models import LoadedModel
+from aliascope.results.files import file_name
 
 _MEASURE = defaults_of(aliascope.measure)
 
@@ -76,6 +81,10 @@ def measure(
     shifts: Shifts = _MEASURE.shifts,
     batch_size: BatchSize = None,
     limit: Limit = None,
+    shard: Shard = None,
+    workers: Workers = _MEASURE.workers,
+    engine: Engine = _MEASURE.engine,
+    address: Address = None,
     seed: Seed = _MEASURE.seed,
     as_json: Json = False,
     as_csv: Csv = False,
@@ -86,7 +95,7 @@ def measure(
     agreement, confidence and logit instability of every image. With --out a run that was killed
     goes on when the same command is given again.
     """
-    runs, failed = [], False
+    runs, failed, part = [], False, shard_of(shard)
     pixels = {"size": size, "resize": resize, "mean": mean, "std": std}
     for spec in models:
         try:
@@ -108,6 +117,10 @@ def measure(
                         shifts=shifts,
                         batch_size=batch_size,
                         limit=limit,
+                        shard=part,
+                        workers=workers,
+                        engine=engine,
+                        address=address,
                         seed=seed,
                         progress=report,
                     )

@@ -11,7 +11,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from aliascope.batch import Ops as AnyOps
+from aliascope.measure import Engine as AnyEngine
+from aliascope.measure.batch import Ops as AnyOps
 from aliascope.runtime import Precision as AnyPrecision
 from aliascope.shifts import Border
 
@@ -124,6 +125,28 @@ BatchSize = Annotated[
         help="Show the model so many pictures at once; by default what is fastest.",
     ),
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Measure each N-th image from number I, which counts from 0; other processes measure "
+        "the other shards into the same --out.",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Share the work between so many processes.")
+]
+Engine = Annotated[
+    AnyEngine,
+    typer.Option(help="Measure on this machine, or spread the work over a Ray cluster."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Use the Ray cluster at this address, such as auto; by default one on this machine.",
+    ),
+]
 Map = Annotated[
     list[str] | None,
     typer.Option(
@@ -147,6 +170,20 @@ def assignments(texts: list[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{text!r} is not of the form A=B", param_hint="--map")
         found[left] = right
     return found
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """I/N.
+
+    >>> shard_of("3/8")
+    (3, 8)
+    """
+    if text is None:
+        return None
+    if not (ends := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)):
+        wrong = f"{text!r} is not of the form I/N, such as 0/8"
+        raise typer.BadParameter(wrong, param_hint="--shard")
+    return int(ends[1]), int(ends[2])
 
 
 def border(text: str) -> str:

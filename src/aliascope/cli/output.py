@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from aliascope.text import wrapped
+from aliascope.results.text import wrapped
 
 _COLOURS = {"error": "red", "notice": "yellow", "verdict": "cyan"}
 """Colours alone: rich leaves these out under NO_COLOR, but not bold face."""

@@ -14,9 +14,9 @@ from aliascope.cli.output import interruptible, print_csv, print_json, progress,
 from aliascope.cli.reporting import also_report
 from aliascope.layers import Padding, Wavelet
 from aliascope.models import check_name
+from aliascope.results.text import columns, wrapped
+from aliascope.results.verdicts import listed
 from aliascope.study.tradeoffs import compare_methods
-from aliascope.text import columns, wrapped
-from aliascope.verdicts import listed
 
 _RECIPE = defaults_of(aliascope.Recipe)
 _FINETUNE = defaults_of(aliascope.finetune)

@@ -5,7 +5,6 @@ from typing import Annotated, get_args
 
 import typer
 
-from aliascope.batch import Ops
 from aliascope.cli.options import (
     OPS_HELP,
     PRECISION_HELP,
@@ -22,7 +21,8 @@ from aliascope.cli.options import (
 )
 from aliascope.cli.output import complain, interruptible, progress, show
 from aliascope.cli.reporting import also_report
-from aliascope.preprocessing import PreprocessingName
+from aliascope.images.preprocessing import PreprocessingName
+from aliascope.measure.batch import Ops
 from aliascope.runtime import Precision
 from aliascope.shifts import Border
 

@@ -11,27 +11,28 @@ import pandas as pd
 from torch import nn
 from torch.utils.data import Dataset
 
-from aliascope.batch import prepare
 from aliascope.compare.pairing import pair_layers, reads_alike
 from aliascope.compare.verdict import unchanged, verdict_of
 from aliascope.errors import RunError
-from aliascope.files import Result, plain, write_file
 from aliascope.images import ImageSource, open_images
+from aliascope.images.preprocessing import crop_of
 from aliascope.measure import measure
+from aliascope.measure.batch import prepare
+from aliascope.measure.shiftmap import shift_curves, telling
+from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import crop_of
-from aliascope.shiftmap import shift_curves, telling
+from aliascope.results.files import Result, plain, write_file
+from aliascope.results.text import fitted, interval, number, wrapped
+from aliascope.results.verdicts import FEW
 from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
 from aliascope.statistics import Estimate, holm, mean_interval, paired
-from aliascope.store import Run
-from aliascope.text import fitted, interval, number, wrapped
-from aliascope.verdicts import FEW
 
 _IMAGE_METRICS = {
     "agreement": "agreement",
     "logit_instability": "logit instability",
     "accuracy": "accuracy",
     "confidence": "confidence",
+    "sis_half": "SIS at confidence ½",
     "sis": "SIS",
 }
 _LAYER_METRICS = {"sampled_avr": "sampled AVR", "alias_share": "alias share", "avr": "read AVR"}
@@ -124,7 +125,7 @@ def compare(
         seed: Of random weights.
         measure_options: Of `measure`: shifts, limit, device, weights, …; `out` is a directory that
             gets a run directory for each, "A" and "B", comparison.json, and of classifiers
-            curves.csv: rows of `aliascope.shiftmap.shift_curves` of the photographs that tell most.
+            curves.csv: rows of `shift_curves` of the photographs that tell most.
 
     Raises:
         RunError: The runs share no image, their layers cannot be paired, or a run cannot be read.
@@ -157,8 +158,7 @@ def compare(
     images_a, images_b = images_a.loc[ids], images_b.loc[ids]
     groups = images_a["group"]
     x, y = _metrics(images_a), _metrics(images_b)
-    # SIS is half a squared distance, and the distance is what rounding moves.
-    near = _alike(x.assign(sis=(2 * x["sis"]) ** 0.5), y.assign(sis=(2 * y["sis"]) ** 0.5))
+    near = _alike(_distances(x), _distances(y))
     table = paired(x, y.mask(near, x), groups, level=level).reset_index(names="metric")
     x, y = _maps(a, b, ids, pairs)
     layers = paired(x, y.mask(_alike(x, y), x), groups, level=level).reset_index()
@@ -254,6 +254,11 @@ def _keep_curves(
 
 def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: options[name] for name in names if name in options}
+
+
+def _distances(metrics: pd.DataFrame) -> pd.DataFrame:
+    """SIS is half a squared distance, and the distance is what rounding moves."""
+    return metrics.assign(**{name: (2 * metrics[name]) ** 0.5 for name in ("sis", "sis_half")})
 
 
 def _metrics(images: pd.DataFrame) -> pd.DataFrame:
@@ -406,7 +411,7 @@ def _image_cells(row: dict[str, Any], percent: str) -> dict[str, str]:
         "d_z": number(row["d_z"], "z.2f"),
         "p": _pvalue(row["p"]),
     }
-    name = f"{_IMAGE_METRICS[row['metric']]:<17}"
+    name = f"{_IMAGE_METRICS[row['metric']]:<19}"
     return {"": name} | means | _difference(row, percent) | changed
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from aliascope.results.verdicts import Change, listed, moves, sample, share
 from aliascope.spectra import SAMPLED_VARIANTS
-from aliascope.verdicts import Change, listed, moves, sample, share
 
 if TYPE_CHECKING:
     from aliascope.compare import Comparison

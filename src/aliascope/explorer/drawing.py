@@ -16,8 +16,8 @@ from numpy import ndarray
 
 from aliascope.explorer.session import Guess, Model, Sampling, summary
 from aliascope.explorer.state import Shown
+from aliascope.results.text import pair
 from aliascope.svg import Line, Mark, Patch, bars, curves, dots, heat, kind_letter, patches
-from aliascope.text import pair
 
 ROLES = ("baseline", "antialiased")
 """Of the first and the second model: classes and colours of `aliascope.svg`."""

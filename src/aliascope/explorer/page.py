@@ -14,7 +14,7 @@ from aliascope.errors import AliascopeError
 from aliascope.explorer import drawing
 from aliascope.explorer.session import MAX_BYTES, Explorer, Photo, read_photo
 from aliascope.explorer.state import BORDERS, METHODS, UPLOADED, Shown, restored
-from aliascope.shiftmap import RADIUS, shift_by
+from aliascope.measure.shiftmap import RADIUS, shift_by
 
 _FILES = files("aliascope.explorer")
 _FONTS = (("system-ui", "sans-serif"), ("ui-monospace", "monospace"))

@@ -18,14 +18,12 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from aliascope.batch import Columns, Instrument, layer_columns, prepare, view_logits
 from aliascope.compare.pairing import pair_layers
 from aliascope.errors import ImageError, ModelError, RunError
 from aliascope.explorer.state import Offer, Shown
 from aliascope.images import ImageSource, decode, open_images
-from aliascope.models import LoadedModel, load_model
-from aliascope.records import StridedLayer
-from aliascope.shiftmap import (
+from aliascope.measure.batch import Columns, Instrument, layer_columns, prepare, view_logits
+from aliascope.measure.shiftmap import (
     RADIUS,
     grid,
     predictions,
@@ -33,6 +31,8 @@ from aliascope.shiftmap import (
     shifted_logits,
     shifted_pictures,
 )
+from aliascope.models import LoadedModel, load_model
+from aliascope.records import StridedLayer
 from aliascope.shifts import Border, Shift
 from aliascope.spectra import power_spectrum
 from aliascope.taps import tap

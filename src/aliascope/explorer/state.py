@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from aliascope.shiftmap import RADIUS
+from aliascope.measure.shiftmap import RADIUS
 from aliascope.shifts import Border
 
 METHODS = ("blurpool:2", "blurpool:3", "blurpool:5", "ideal", "aps", "wavelet")

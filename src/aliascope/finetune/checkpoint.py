@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from aliascope.errors import RunError
-from aliascope.files import refuse_another, write_file
 from aliascope.finetune.optimisation import Average
+from aliascope.results.files import refuse_another, write_file
 
 RECORD = "finetune.json"
 _FORMAT = 1

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aliascope.errors import ImageError
 from aliascope.images import Entry, Loaded, batches, in_threads
-from aliascope.preprocessing import Preprocessing
+from aliascope.images.preprocessing import Preprocessing
 
 _LOG_RATIO = math.log(4 / 3)
 """Largest for the sides of a crop, as everywhere since Inception."""

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from aliascope.batch import prepare, rows_of
 from aliascope.finetune.data import readable_batches
 from aliascope.finetune.losses import distillation
 from aliascope.images import Entry
+from aliascope.images.preprocessing import Preprocessing
+from aliascope.measure.batch import prepare, rows_of
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import Preprocessing
 from aliascope.runtime import Precision, computing, copied, failures_named
 from aliascope.stability import logits_of
 
@@ -21,6 +21,7 @@ METRICS = {
     "correct": "top-1",
     "teacher_agreement": "as the teacher",
     "sis": "SIS",
+    "sis_half": "SIS at confidence ½",
     "agreement": "agreement",
     "logit_instability": "logit instability",
     "confidence": "confidence",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aliascope.errors import ModelError
 from aliascope.finetune.settings import FinetuneSettings
-from aliascope.preprocessing import Preprocessing
+from aliascope.images.preprocessing import Preprocessing
 from aliascope.records import StridedLayer
 from aliascope.runtime import Precision, computing
 from aliascope.shifts import ONE_PIXEL

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from aliascope.finetune.data import readable_batches
 from aliascope.images import Entry, ImageSource, open_images
+from aliascope.images.preprocessing import Preprocessing
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import Preprocessing
 from aliascope.runtime import chosen_device, computing, copied, failures_named
 from aliascope.taps import evaluating
 

@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from aliascope.errors import ImageError
-from aliascope.files import lock, plain
 from aliascope.finetune.checkpoint import RECORD, Checkpoints
 from aliascope.finetune.data import Photos, split
 from aliascope.finetune.evaluation import METRICS, HeldOut, divergence
@@ -22,11 +21,12 @@ from aliascope.finetune.recalibration import recalibrate, spread
 from aliascope.finetune.settings import FinetuneSettings
 from aliascope.finetune.training import Training
 from aliascope.images import Entry, ImageSource, open_images
+from aliascope.images.preprocessing import Preprocessing
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import Preprocessing
+from aliascope.results.files import lock, plain
+from aliascope.results.text import columns, wrapped
+from aliascope.results.verdicts import digits
 from aliascope.runtime import chosen_device, environment
-from aliascope.text import columns, wrapped
-from aliascope.verdicts import digits
 
 _JUDGED = 128
 """Pictures that tell whether recalibration helped."""

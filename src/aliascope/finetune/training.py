@@ -18,9 +18,9 @@ from aliascope.finetune.evaluation import HeldOut
 from aliascope.finetune.losses import Objective, Runner, feature_layers, penalised
 from aliascope.finetune.optimisation import Average, optimiser, rate_at
 from aliascope.finetune.settings import FinetuneSettings
-from aliascope.fusion import fuse_batch_norm
+from aliascope.images.preprocessing import Preprocessing
+from aliascope.measure.fusion import fuse_batch_norm
 from aliascope.models import LoadedModel
-from aliascope.preprocessing import Preprocessing
 from aliascope.runtime import copied, failures_named, tf32
 from aliascope.taps import strided_layers
 

@@ -59,6 +59,8 @@ class ImageSource:
     """What `open_images` was given."""
     limit: int | None = None
     """At most that many pictures, from the first; None for all."""
+    shard: tuple[int, int] = (0, 1)
+    """(I, N): of these, the pictures number I, I + N, I + 2 N, …; the others are not decoded."""
     skipped: list[Skipped] = field(default_factory=list)
     labels: frozenset[int] = frozenset()
     """All labels of a table, which need not hold every class: `classes` is one more than the
@@ -70,18 +72,18 @@ class ImageSource:
 
     @property
     def count(self) -> int | None:
-        """Number of pictures up to the limit, unreadable ones included; None for a stream."""
-        return None if self.ids is None else len(self.ids[: self.limit])
+        """Number of pictures of the shard, unreadable ones included; None for a stream."""
+        return None if self.ids is None else len(self._own_ids(self.ids))
 
     def identities(self) -> dict[str, str] | None:
-        """What each picture up to the limit is known by, by its id; None for a stream.
+        """What each picture of the shard is known by, by its id; None for a stream.
 
         None is decoded: those of a data set share its fingerprint.
         """
         if self.ids is None:
             return None
         if self.fingerprint is not None:
-            return dict.fromkeys(self.ids[: self.limit], self.fingerprint())
+            return dict.fromkeys(self._own_ids(self.ids), self.fingerprint())
         return {entry.id: entry.identity for entry in self.entries()}
 
     @property
@@ -94,8 +96,13 @@ class ImageSource:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def entries(self) -> Iterator[Entry]:
-        """The pictures up to the limit, none decoded."""
-        return islice(self.read(), self.limit)
+        """The pictures of the shard up to the limit, none decoded."""
+        index, count = self.shard
+        return islice(islice(self.read(), self.limit), index, None, count)
+
+    def _own_ids(self, ids: Sequence[str]) -> Sequence[str]:
+        index, count = self.shard
+        return ids[: self.limit][index::count]
 
     def __iter__(self) -> Iterator[Image]:
         self.skipped = []

@@ -26,6 +26,13 @@ from torch import Tensor, nn
 
 from aliascope.antialias import Recipe, antialias
 from aliascope.errors import ModelError
+from aliascope.images.preprocessing import (
+    RESIZE_224,
+    Preprocessing,
+    PreprocessingName,
+    channels_of,
+    preprocessing_of,
+)
 from aliascope.models.catalogues import (
     REPAIRED,
     available_models,
@@ -42,13 +49,6 @@ from aliascope.models.files import (
     read_state,
     recorded,
     write_weights,
-)
-from aliascope.preprocessing import (
-    RESIZE_224,
-    Preprocessing,
-    PreprocessingName,
-    channels_of,
-    preprocessing_of,
 )
 from aliascope.runtime import failures_named, uncompiled
 

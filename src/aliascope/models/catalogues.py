@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from aliascope.errors import ModelError
-from aliascope.preprocessing import (
+from aliascope.images.preprocessing import (
     IMAGENET_EVALUATION,
     Preprocessing,
     from_torchvision,

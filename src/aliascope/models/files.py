@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aliascope.antialias import Recipe
 from aliascope.errors import ModelError, RunError
-from aliascope.files import write_file
+from aliascope.results.files import write_file
 
 SUFFIX = ".safetensors"
 _FORMAT = 1

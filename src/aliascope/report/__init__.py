@@ -14,11 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from aliascope.errors import RunError
-from aliascope.files import write_file
 from aliascope.images import open_images
 from aliascope.report import others, study
 from aliascope.report.blocks import Part
 from aliascope.report.definitions import DEFINITIONS
+from aliascope.results.files import write_file
 from aliascope.svg import COLOURS
 
 _THUMBNAIL = 128

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aliascope.text import interval, number
+from aliascope.results.text import interval, number
 
 
 class Cell(NamedTuple):

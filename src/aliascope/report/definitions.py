@@ -23,8 +23,14 @@ DEFINITIONS = {
         "SIS",
         (
             "shift instability score: mean over the shifts of 1 − cos(p, p_d) of the softmax "
-            "outputs, as published. It falls by itself when a network becomes less sure, so read "
-            "it beside the confidence."
+            "outputs, as published. It falls by itself when a network becomes less sure."
+        ),
+    ),
+    "sis_half": (
+        "SIS at confidence ½",
+        (
+            "SIS of each image's logits divided by the temperature at which its prediction has "
+            "probability ½: both networks are compared equally sure."
         ),
     ),
     "kept": (

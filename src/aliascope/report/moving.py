@@ -17,7 +17,7 @@ def section(
     """The curves of each photograph, and its predictions in each direction.
 
     Args:
-        table: rows of `aliascope.shiftmap.shift_curves`, with the column `why`.
+        table: rows of `aliascope.measure.shiftmap.shift_curves`, with the column `why`.
         roles: model in that table → its name here; the order is that of drawing.
         shifts: how the pictures were moved.
         pictures: image id → data URI of its thumbnail, of those that are shown.

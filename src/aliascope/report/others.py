@@ -11,18 +11,19 @@ import pandas as pd
 from aliascope.compare import Comparison, compare
 from aliascope.errors import RunError
 from aliascope.latency import Latency
+from aliascope.measure.store import Run
 from aliascope.report import layers, moving
 from aliascope.report.blocks import Card, Chart, Part, Section, Table, cell, limits
 from aliascope.report.recorded import facts, skipped_of
-from aliascope.store import Run
+from aliascope.results.text import interval
 from aliascope.study.tradeoffs import Tradeoffs
 from aliascope.svg import Line, Mark, curves, dots, scatter
-from aliascope.text import interval
 
 _METRICS = {
     "accuracy": ("accuracy", ".3f"),
     "agreement": ("agreement", ".3f"),
     "logit_instability": ("logit instability", ".4f"),
+    "sis_half": ("SIS at confidence ½", ".4f"),
     "sis": ("SIS", ".4f"),
     "confidence": ("confidence", ".3f"),
 }
@@ -62,7 +63,7 @@ def of_run(path: Path) -> Part:
 
 
 def _most(images: pd.DataFrame) -> Section:
-    names = ["agreement", "logit_instability", "sis", "confidence"]
+    names = ["agreement", "logit_instability", "sis_half", "confidence"]
     most = images.sort_values(by=["agreement", "logit_instability"], ascending=[True, False]).head(
         10
     )
@@ -70,7 +71,7 @@ def _most(images: pd.DataFrame) -> Section:
         [cell(str(row["image_id"])), *(cell(float(row[x]), ".3f") for x in names)]
         for row in most.to_dict("records")
     ]
-    header = ["image", "agreement", "logit instability", "SIS", "confidence"]
+    header = ["image", "agreement", "logit instability", "SIS at confidence ½", "confidence"]
     return Section("The photographs that move most", tables=[Table("moving", header, rows)])
 
 
@@ -102,7 +103,7 @@ def of_comparison(path: Path, pictures: dict[str, str]) -> Part:
 def _cards(found: Comparison) -> Iterator[Card]:
     rows = found.images.set_index("metric").to_dict("index")
     for metric, (name, form) in _METRICS.items():
-        if (row := rows.get(metric)) is None or metric == "confidence":
+        if (row := rows.get(metric)) is None or metric in ("confidence", "sis"):
             continue
         drawn = dots(
             {"B − A": [Mark("antialiased", row["difference"], row["low"], row["high"])]},
@@ -112,9 +113,6 @@ def _cards(found: Comparison) -> Iterator[Card]:
             width=300,
         )
         shown = limits(row["difference"], row["low"], row["high"], f"+z{form}").text
-        if metric == "sis":  # which falls by itself with confidence
-            sure = rows["confidence"]
-            shown = f"confidence {sure['mean_a']:.3f} → {sure['mean_b']:.3f}; {shown}"
         yield Card(
             name, format(row["mean_a"], form), format(row["mean_b"], form), shown, drawn, metric
         )

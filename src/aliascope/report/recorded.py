@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aliascope.text import number
+from aliascope.results.text import number
 
 
 def facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -12,18 +12,18 @@ from aliascope.errors import RunError
 from aliascope.report import layers, moving
 from aliascope.report.blocks import Card, Part, Section, Table, cell
 from aliascope.report.recorded import facts, skipped_of
+from aliascope.results.text import interval, number
 from aliascope.study import Summary
 from aliascope.study.settings import ANTIALIASED, BASELINE, CONTROL, ROLES
 from aliascope.study.study import read_csv
-from aliascope.study.summary import rows_of
+from aliascope.study.summary import FORMAT, rows_of
 from aliascope.svg import Mark, dots
-from aliascope.text import interval, number
 
 _CARDS = {
     "accuracy": ("accuracy", "accuracy", "error rate", ".3f"),
     "agreement": ("agreement", "agreement", "disagreement, {}", ".3f"),
     "logit_instability": ("logit instability", "logit_instability", "logit instability, {}", ".4f"),
-    "mean_sis": ("SIS", "sis", "mean SIS, {}", ".4f"),
+    "sis_half": ("SIS at confidence ½", "sis_half", "SIS at confidence ½, {}", ".4f"),
     "latency_ms": ("latency, batch 1 (ms)", "latency", "latency, batch 1", ".2f"),
 }
 """Column of the headline → name, prefix of its limits, metric of its change, format."""
@@ -77,6 +77,11 @@ def summary_of(path: Path) -> dict[str, Any]:
             f"{path / 'summary.json'} cannot be read ({error}): let `aliascope study --out {path}` "
             "finish first"
         ) from error
+    if record.get("format") != FORMAT:
+        raise RunError(
+            f"{path / 'summary.json'} was written by another version of aliascope: let "
+            f"`aliascope study --out {path}` finish once more"
+        )
     if missing:
         raise RunError(
             f"{path / 'summary.json'} cannot be read (it says nothing of "
@@ -101,9 +106,6 @@ def _cards(path: Path, found: dict[str, Any]) -> Iterator[Card]:
         shown = ""
         if changed and None not in changed:
             word = {"accuracy": "errors ", "agreement": "other predictions "}.get(column, "")
-            if prefix == "sis":
-                a, b = (found["confidence"][role] for role in ROLES)
-                word = f"confidence {a:.3f} → {b:.3f}; "
             shown = f"{word}{number(changed[0], '+.1%')} {interval(changed[1], changed[2], '+.1%')}"
         drawn = dots(
             {role: [mark] for role, mark in zip(ROLES, marks, strict=True)},

@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from aliascope.figures import avr_comparison, fig1_layerwise_power_spectra, fig2_radial_profiles
+from aliascope.results.text import pair
 from aliascope.spectra import radial_profile
 from aliascope.study.settings import BASELINE
 from aliascope.study.study import Study
-from aliascope.synthetic import checkerboard, constant
-from aliascope.text import pair
+from aliascope.study.synthetic import checkerboard, constant
 
 
 def compute(study: Study) -> None:

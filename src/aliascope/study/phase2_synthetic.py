@@ -17,7 +17,7 @@ from aliascope.figures import (
 from aliascope.spectra import power_spectrum
 from aliascope.study.settings import ANTIALIASED, BASELINE, ROLES
 from aliascope.study.study import Study, mean_power
-from aliascope.synthetic import checkerboard, sinusoid
+from aliascope.study.synthetic import checkerboard, sinusoid
 from aliascope.taps import tap
 
 TONE = 0.7

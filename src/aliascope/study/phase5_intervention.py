@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from aliascope.figures import fig13_avr_intervention, fig14_tradeoff, fig15_radial_overlay
 from aliascope.latency import bench
-from aliascope.shiftmap import shift_curves, telling
+from aliascope.measure.shiftmap import shift_curves, telling
+from aliascope.measure.store import Run
 from aliascope.shifts import Border
 from aliascope.statistics import mean_intervals, paired
-from aliascope.store import Run
 from aliascope.study import phase3_natural_images
 from aliascope.study.settings import ANTIALIASED, BASELINE, ROLES
 from aliascope.study.study import Study
@@ -111,7 +111,7 @@ def _curves(study: Study) -> pd.DataFrame:
 
 def _metrics(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Role → a row an image, in the order of both runs: what the two models are compared by."""
-    names = ["sis", "agreement", "logit_instability", "confidence", "accuracy"]
+    names = ["sis", "sis_half", "agreement", "logit_instability", "confidence", "accuracy"]
     own = images.set_index(["image_id", "group"])
     rows = {role: own.query(f"role == {role!r}").reindex(columns=names) for role in ROLES}
     return {role: frame.astype("float64") for role, frame in rows.items()}
@@ -137,7 +137,7 @@ def _tradeoff(study: Study, metrics: _Metrics, latency: pd.DataFrame) -> pd.Data
                 "n": len(frame),
                 "photographs": groups.nunique(),
                 "shifts": lead,
-                **_ends(means, ["agreement", "logit_instability", "sis", "accuracy"]),
+                **_ends(means, ["agreement", "logit_instability", "sis", "sis_half", "accuracy"]),
                 "confidence": means.loc["confidence", "value"],
                 "latency_low_ms": one["low"],
                 "latency_high_ms": one["high"],
@@ -189,6 +189,7 @@ def _worse(frame: pd.DataFrame, shifts: str) -> pd.DataFrame:
         {
             f"logit instability, {shifts}": frame["logit_instability"],
             f"disagreement, {shifts}": 1 - frame["agreement"],
+            f"SIS at confidence ½, {shifts}": frame["sis_half"],
             f"mean SIS, {shifts}": frame["sis"],
             "error rate": 1 - frame["accuracy"],
         }

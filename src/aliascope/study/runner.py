@@ -9,8 +9,8 @@ from typing import Any
 
 from aliascope.errors import AliascopeError, RunError
 from aliascope.figures import save
-from aliascope.files import lock, write_file
 from aliascope.records import Progress
+from aliascope.results.files import lock, write_file
 from aliascope.runtime import chosen_device, environment
 from aliascope.study import (
     phase1_feature_extraction,

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from aliascope.batch import Ops
 from aliascope.errors import RunError
-from aliascope.preprocessing import PreprocessingName
+from aliascope.images.preprocessing import PreprocessingName
+from aliascope.measure.batch import Ops
 from aliascope.runtime import Precision
 from aliascope.shifts import Border
 from aliascope.study.published import CLASS_MAPS

@@ -27,19 +27,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from aliascope.batch import LAYER_COLUMNS, Columns, Instrument, layer_columns, prepare
 from aliascope.compare import Comparison, compare
 from aliascope.compare.pairing import pair_layers, reads_alike
 from aliascope.errors import ImageError, ModelError, RunError
-from aliascope.files import refuse_another, write_file
 from aliascope.images import ImageSource, open_images
+from aliascope.images.preprocessing import Preprocessing, possible_shifts
 from aliascope.measure import measure
+from aliascope.measure.batch import LAYER_COLUMNS, Columns, Instrument, layer_columns, prepare
+from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import Preprocessing, possible_shifts
 from aliascope.records import Progress, StridedLayer
+from aliascope.results.files import refuse_another, write_file
 from aliascope.shifts import Border
 from aliascope.spectra import power_spectrum
-from aliascope.store import Run
 from aliascope.study.published import CLASS_MAPS
 from aliascope.study.settings import (
     ANTIALIASED,

@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from aliascope.errors import RunError
-from aliascope.files import plain
+from aliascope.results.files import plain
+from aliascope.results.text import columns, interval, number, wrapped
+from aliascope.results.verdicts import Change, listed, moves, sample, share
 from aliascope.study.published import PUBLISHED
 from aliascope.study.settings import ANTIALIASED, BASELINE, PRESETS, ROLES
 from aliascope.study.study import Study
-from aliascope.text import columns, interval, number, wrapped
-from aliascope.verdicts import Change, listed, moves, sample, share
 
-_FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def headline(study: Study) -> dict[str, Any]:
         "shifts": [lead, *others],
         "predictions_kept": rows.loc[ANTIALIASED, "predictions_kept"],
     }
-    names = ["mean_sis", "agreement", "logit_instability", "confidence", "accuracy"]
+    names = ["mean_sis", "agreement", "logit_instability", "sis_half", "confidence", "accuracy"]
     names += [f"{name}_{shifts}" for shifts in others for name in names[1:3]]
     for name in (*names, "latency_ms", "latency_batch_ms"):
         found[name] = rows[name].to_dict()
@@ -153,7 +153,7 @@ def record_of(
     except RunError:
         pass  # phases 1 and 2 need no runs
     return {
-        "format": _FORMAT,
+        "format": FORMAT,
         "study": asdict(study.settings),
         **info,
         "phases": phases,
@@ -238,6 +238,7 @@ def _figures(found: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     lines = {
         f"logit instability, {lead}": "logit_instability",
         f"agreement, {lead}": "agreement",
+        f"SIS at confidence ½, {lead}": "sis_half",
         f"mean SIS, {lead}": "mean_sis",
     }
     for shifts in others:

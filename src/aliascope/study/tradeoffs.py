@@ -23,21 +23,21 @@ from torch.profiler import ProfilerActivity, profile
 from aliascope.antialias import Recipe, antialias
 from aliascope.antialias.flops import counted
 from aliascope.errors import AliascopeError, ModelError
-from aliascope.files import Result, file_name, plain, write_file
 from aliascope.finetune import recalibrate
 from aliascope.images import open_images
+from aliascope.images.preprocessing import possible_shifts
 from aliascope.latency import bench
 from aliascope.measure import measure
+from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import possible_shifts
 from aliascope.records import Progress
+from aliascope.results.files import Result, file_name, plain, write_file
+from aliascope.results.text import columns, number, wrapped
+from aliascope.results.verdicts import Change, digits, listed, sample, under
 from aliascope.runtime import chosen_device, environment
 from aliascope.shifts import Border
 from aliascope.statistics import mean_intervals, pareto
-from aliascope.store import Run
 from aliascope.taps import evaluating
-from aliascope.text import columns, number, wrapped
-from aliascope.verdicts import Change, digits, listed, sample, under
 
 TRIED = (
     "blurpool:2",
@@ -61,7 +61,7 @@ SHIFTS: tuple[Border, ...] = ("crop", "native", "circular")
 """How pictures are moved; the first leads."""
 _ROUNDING = 1e-3
 """A relative change no larger than rounding makes."""
-_STABILITY = ("logit_instability", "agreement", "sis")
+_STABILITY = ("logit_instability", "agreement", "sis", "sis_half")
 _LAYERS = ("sampled_avr_box", "alias_share")
 
 
@@ -73,7 +73,7 @@ class Tradeoffs(Result):
     table: pd.DataFrame
     """A row a method and stage (original, control, zero-shot, recalibrated): method, stage, top1
     (NaN without labels that fit), kept (share of images with the original's prediction);
-    logit_instability_, agreement_ and sis_ crop, native and circular, those that differ;
+    logit_instability_, agreement_, sis_ and sis_half_ crop, native and circular, those that differ;
     sampled_avr_box and alias_share (of what is decimated, mean over the layers behind the stem):
     each with _low and _high; mflops, latency_ratio with _low and _high, memory_mb (peak of one
     forward at batch 1)."""
@@ -300,7 +300,7 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
         "kept": _numbers(table["kept"], ".3f"),
         "logits": _numbers(table[f"logit_instability_{lead}"], ".4f"),
         "agree": _numbers(table[f"agreement_{lead}"], ".3f"),
-        "SIS": _numbers(table[f"sis_{lead}"], ".4f"),
+        "SIS, conf. ½": _numbers(table[f"sis_half_{lead}"], ".4f"),
     }
     for shifts in others:
         cells[shifts] = _numbers(table[f"logit_instability_{shifts}"], ".4f")
@@ -315,8 +315,8 @@ def _blocks(found: Tradeoffs) -> Iterator[str]:
     yield wrapped([found.verdict])
     beside = f"{' and '.join(others)}: logit instability under those; " if others else ""
     caption = (
-        "kept: share of images with the original's prediction; logits, agree, SIS: logit "
-        f"instability, agreement and shift instability score under {lead} shifts; "
+        "kept: share of images with the original's prediction; logits, agree, SIS, conf. ½: logit "
+        f"instability, agreement and SIS at confidence ½ under {lead} shifts; "
         f"{beside}AVR: box band, and alias: alias "
         "share, of what is decimated, mean over layers; latency: ratio to the original at batch 1; "
         "MB: peak of one forward. The control is the original, computed densely."

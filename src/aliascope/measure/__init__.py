@@ -1,4 +1,4 @@
-"""The measuring arm: images × a model → rows.
+"""The measuring arm: images × a model → rows of a run.
 
 It reads like the arrow: load the model, find its strided layers, decode images ahead, and for each
 batch run one forward over the images and their shifted views, with the taps open.
@@ -6,24 +6,30 @@ batch run one forward over the images and their shifted views, with the taps ope
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from aliascope.batch import Instrument, Ops, prepare, rows_of
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
+from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
+from aliascope.measure.batch import Instrument, Ops, prepare, rows_of
+from aliascope.measure.on_ray import on_ray
+from aliascope.measure.store import Run
+from aliascope.measure.workers import checked, in_processes
+from aliascope.measure.writing import RunWriter, Shard
 from aliascope.models import LoadedModel, load_model
-from aliascope.preprocessing import Preprocessing, PreprocessingName, crop_of
 from aliascope.records import Report
 from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
-from aliascope.store import Run, RunWriter
 
+Engine = Literal["local", "ray"]
+_SHARED = ("model", "images", "out", "workers", "engine", "address", "progress")
+"""What the processes that measure a shard do not take as it is."""
 _NOTICED = 0.1
 """Share of the time beyond which waiting for pictures counts: else they lie ready."""
 
@@ -41,6 +47,10 @@ def measure(
     shifts: Border | None = None,
     batch_size: int | None = None,
     limit: int | None = None,
+    shard: Shard | None = None,
+    workers: int = 1,
+    engine: Engine = "local",
+    address: str | None = None,
     seed: int = 0,
     flush_seconds: float = 10.0,
     progress: Report | None = None,
@@ -67,8 +77,16 @@ def measure(
         batch_size: images per forward; by default the fastest, found by timing real batches. The
             figures do not depend on it beyond 1e-5.
         limit: at most so many images.
+        shard: (I, N): of the images those number I, I + N, I + 2 N, …, from 0, while other
+            processes, on this machine or others, measure the other shards into the same `out`.
+        workers: so many processes on this machine, a shard each; the model, where it is no spec,
+            must be one that can be pickled.
+        engine: "local", or "ray" (extra `ray`), which spreads shards over a cluster that sees
+            `out` and `images` at the same paths.
+        address: of a Ray cluster; None starts one on this machine.
         seed: of random weights.
-        flush_seconds: how much work, in seconds, a kill may cost.
+        flush_seconds: how much work, in seconds, a kill may cost; 1 % of the time so far if that is
+            more.
         progress: called after each batch with the images done, their number, if known, and what it
             waited for: "decoding" of pictures, or the "forward" of the network.
 
@@ -84,8 +102,15 @@ def measure(
     >>> run.layers[["layer", "order"]].drop_duplicates().values.tolist()
     [['0', 0]]
     """
-    loaded = load_model(model, weights=weights, seed=seed, size=crop_of(preprocess))
+    options = {name: value for name, value in locals().items() if name not in _SHARED}
+    if engine == "ray":
+        return on_ray(model, images, options, address=address, out=out, progress=progress)
+    if workers != 1:
+        return in_processes(model, images, options, workers, out=out, progress=progress)
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
+    if shard is not None:
+        source = replace(source, shard=checked(shard, out))
+    loaded = load_model(model, weights=weights, seed=seed, size=crop_of(preprocess))
     instrument = prepare(
         loaded, preprocess=preprocess, ops=ops, precision=precision, device=device, border=shifts
     )
@@ -108,13 +133,20 @@ def measure(
         config |= {"images_digest": source.digest, "limit": source.limit}
     info = environment(instrument.device) | {"seed": seed}
     with RunWriter(
-        out, config, instrument.layers, info, identities=identities, flush_seconds=flush_seconds
+        out,
+        config,
+        instrument.layers,
+        info,
+        identities=identities,
+        shard=shard,
+        flush_seconds=flush_seconds,
     ) as writer:
         for notice in filter(None, [*instrument.notices, *source.notices, unfit]):
             writer.notice(notice)
         sizes = _batch_size(batch_size, writer.previous_info, instrument.device.type)
         todo = (entry for entry in source.entries() if entry.id not in writer.measured)
-        done = len(writer.measured)
+        held = writer.measured if identities is None else writer.measured & identities.keys()
+        done = len(held)
         report = progress or (lambda *_: None)
         report(done, source.count, "decoding")
         asked = time.perf_counter()
@@ -129,7 +161,7 @@ def measure(
             waited, whole = got - asked, time.perf_counter() - asked
             report(done, source.count, "decoding" if waited > _NOTICED * whole else "forward")
             asked = time.perf_counter()
-        if len(writer.run.skipped) == done:
+        if len(writer.run.skipped) == done and (done or shard is None):
             reason = writer.run.skipped[0]["reason"] if done else "it yielded none"
             raise ImageError(f"no image of {source.spec} could be measured: {reason}")
         return writer.finish()

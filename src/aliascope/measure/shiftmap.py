@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from aliascope.batch import Instrument, view_logits
+from aliascope.measure.batch import Instrument, view_logits
 from aliascope.shifts import Border, Shift, largest, windows
 
 RADIUS = 8

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aliascope.errors import ModelError
-from aliascope.fusion import fuse_batch_norm
 from aliascope.images import Loaded
+from aliascope.images.preprocessing import Preprocessing, PreprocessingName, native_views
+from aliascope.measure.fusion import fuse_batch_norm
 from aliascope.models import LoadedModel
-from aliascope.preprocessing import Preprocessing, PreprocessingName, native_views
 from aliascope.records import StridedLayer
 from aliascope.runtime import (
     MODEL_FAILURES,

@@ -1,5 +1,7 @@
 """Files and folders: names, values that JSON can hold, and writing that survives a kill."""
 
+import fnmatch
+import hashlib
 import json
 import math
 import os
@@ -18,6 +20,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from aliascope.errors import RunError
 
 _RESULT_FORMAT = 1
+_SEAL = "sha256"
 
 
 def file_name(spec: str) -> str:
@@ -139,12 +142,39 @@ def _decoded(found: dict[str, Any]) -> Any:
     return found
 
 
-def lock(path: Path, record: str = "run.json") -> BaseFileLock:
+def sealed(record: dict[str, Any]) -> bytes:
+    """A record as JSON that people can read, with a digest of itself.
+
+    >>> unsealed(sealed({"state": "complete"}))
+    {'state': 'complete'}
+    """
+    # Through JSON, so that the digest is of what will be read back.
+    record = json.loads(json.dumps(record))
+    text = json.dumps(record | {_SEAL: _digest(record)}, indent=2, ensure_ascii=False)
+    # A file name that is no Unicode becomes a JSON escape, and comes back as it was.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """What `sealed` took; raises ValueError, LookupError or AttributeError if that has changed."""
+    record = json.loads(data)
+    if record.pop(_SEAL) != _digest(record):
+        raise ValueError("its content is not what was written")
+    return record
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def lock(path: Path, *records: str, name: str = ".lock", others: str | None = None) -> BaseFileLock:
     """Make the directory ours, or say whose it is.
 
     Args:
         path: made where missing.
-        record: the file by which a directory of this kind is known.
+        records: patterns of the files by which a directory of this kind is known.
+        name: of the lock.
+        others: pattern of the locks that nobody may hold beside it.
 
     Raises:
         RunError: it holds other files, another process is writing it, or it cannot be written.
@@ -152,19 +182,27 @@ def lock(path: Path, record: str = "run.json") -> BaseFileLock:
     with refusal(path):
         path.mkdir(parents=True, exist_ok=True)
         visible = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
-        if visible and record not in visible:
+        known = [file for pattern in records for file in fnmatch.filter(visible, pattern)]
+        if visible and not known:
             raise RunError(
-                f"{path} holds other files ({visible[0]}) and no {record}: choose another --out"
+                f"{path} holds other files ({visible[0]}) and no {records[0]}: choose another --out"
             )
         try:
-            return FileLock(path / ".lock").acquire(blocking=False).lock
+            ours = FileLock(path / name).acquire(blocking=False).lock
+            try:
+                for other in path.glob(others) if others else ():
+                    FileLock(other).acquire(timeout=1).lock.release()  # others look at it, too
+            except Timeout:
+                ours.release()
+                raise
         except Timeout:
             process = "another process"
             with suppress(OSError, ValueError, LookupError, TypeError):
-                process = f"process {json.loads((path / record).read_bytes())['info']['pid']}"
+                process = f"process {json.loads((path / known[0]).read_bytes())['info']['pid']}"
             raise RunError(
                 f"{path} is being written by {process}: wait for it, or choose another --out"
             ) from None
+        return ours
 
 
 def refuse_another(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -182,18 +220,21 @@ def refuse_another(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None
         )
 
 
-def refuse_other_images(path: Path, held: Mapping[str, str], asked: Mapping[str, str]) -> None:
+def refuse_other_images(
+    path: Path, held: Mapping[str, str], asked: Mapping[str, str], *, all_of_them: bool = True
+) -> None:
     """Raise unless all images that a directory holds are asked for, and are what they were.
 
     Args:
         path: the directory.
         held: image id → what it was known by when it was measured, "" where by its id alone.
         asked: image id → what it is known by now.
+        all_of_them: whether it may hold no others; a shard asks for its own images only.
 
     Raises:
         RunError: the sentence names the first image that differs, and says how many do.
     """
-    gone = [image_id for image_id in held if image_id not in asked]
+    gone = [image_id for image_id in held if image_id not in asked] if all_of_them else []
     changed = [image_id for image_id, was in held.items() if asked.get(image_id, was) != was]
     for ids, what in (
         (changed, "whose picture or label has changed since"),
