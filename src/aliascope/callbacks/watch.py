@@ -49,7 +49,8 @@ class Watch:
         self._images = images.detach().cpu()
         self.every = every
         self._network = network
-        self._figures, self._shifts, self._batch_size = figures, shifts, batch_size
+        self._figures, self._batch_size = figures, batch_size
+        self._shifts: Shifts | None = shifts
         self._metric: Aliasing | None = None
         self._latest: int | None = None
 
