@@ -7,6 +7,7 @@ errors records results runtime layers   what travels and is written; downsampler
 → models                                a spec → a network ready to run
 → measure                               a batch → figures → rows of a run
 → latency compare finetune              the other arms
+→ metrics callbacks                     in a training loop
 → figures study                         published protocol; all methods on one table
 → report                                a page that people send to each other
 → explorer                              a page in the browser

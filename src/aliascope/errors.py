@@ -19,3 +19,16 @@ class ModelError(AliascopeError):
 
 class RunError(AliascopeError):
     """A run directory that cannot be written, read, resumed or compared."""
+
+
+def extra_missing(error: ModuleNotFoundError, package: str, extra: str) -> Exception:
+    """What to raise where the package of an extra cannot be imported; another's error is its own.
+
+    >>> print(extra_missing(ModuleNotFoundError(name="gradio"), "gradio", "explorer"))
+    gradio is missing, which is in an extra: pip install 'aliascope[explorer]'
+    """
+    if (error.name or "").partition(".")[0] != package:
+        return error
+    return AliascopeError(
+        f"{package} is missing, which is in an extra: pip install 'aliascope[{extra}]'"
+    )

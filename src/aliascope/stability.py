@@ -37,9 +37,24 @@ def shift_instability(
     >>> shift_instability(blind, torch.rand(2, 3, 8, 8)) < 1e-9
     tensor([True, True])
     """
+    return stability(circular_logits(model, images))["sis"]
+
+
+def circular_logits(
+    model: nn.Module, images: Float[Tensor, "batch chan h w"]
+) -> Float[Tensor, "views batch classes"]:
+    """What `stability` takes, from one forward over the images and their four circular shifts.
+
+    Raises:
+        ModelError: the model's output is not a batch of logits.
+
+    >>> import torch
+    >>> circular_logits(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), torch.rand(2, 1, 8, 8)).shape
+    torch.Size([5, 2, 4])
+    """
     with evaluating(model):
         logits = logits_of(model(shifted_views(images)))
-    return stability(logits.unflatten(0, (-1, len(images))))["sis"]
+    return logits.unflatten(0, (-1, len(images)))
 
 
 def stability(

@@ -1,6 +1,7 @@
 """A model made ready to measure, and the one function from a batch to rows that engines call."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -36,6 +37,7 @@ from aliascope.stability import logits_of, stability
 from aliascope.taps import Decimation, decimations, evaluating, tap, trace
 
 Ops = Literal["all", "conv"]
+Only = Literal["all", "avr"]
 Columns = dict[str, Tensor]
 
 LAYER_COLUMNS = (*AVR_VARIANTS, *SAMPLED_VARIANTS)
@@ -68,6 +70,11 @@ class Instrument:
     notices: tuple[str, ...]
     """What to know of the model before its figures are read."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights, and so of what it takes."""
+        return _dtype(self.module)
+
     def seen(self, pixels: Tensor) -> tuple[Tensor, str]:
         """A decoded picture as `rows_of` takes it, and a note: the part for decoding threads."""
         if self.border == "native":
@@ -91,6 +98,7 @@ def prepare(
     *,
     preprocess: PreprocessingName | Preprocessing = "model",
     ops: Ops = "all",
+    only: Only = "all",
     precision: Precision = "fp32",
     device: str | None = None,
     border: Border | None = None,
@@ -106,45 +114,109 @@ def prepare(
     with failures_named(model.spec, example.shape):
         module = fuse_batch_norm(model.module, example)
         module = channels_last(module.to(place))
-        recorded = trace(module, example.to(place))
-        layers = recorded.strided_layers()
-        found, missing = decimations(module, recorded)
-        output, singly = _alone(module, layers, example.to(place))
+        found = _found(module, example.to(place))
     notices = [preprocessing.notice] if preprocessing.notice else []
-    notices += [f"{name}: what it decimates is not measured: {x}" for name, x in missing.items()]
-    notices += recorded.unexplained
+    notices += found.notices
     if preprocessing.grey:
         notices.append("the network takes one channel: pictures are turned to grey")
-    if singly:
+    if found.singly:
         notices.append("what else is in a batch changes the maps: each view is measured alone")
-    classes, no_classifier = None, ""
-    try:
-        classes = logits_of(output).shape[1]
-    except ModelError as error:
-        no_classifier = str(error)
-        notices.append(no_classifier)
+    if found.no_classifier:
+        notices.append(found.no_classifier)
         border = "circular"  # no shifts at all
+    if only == "avr":
+        classes, border = None, "circular"
     if border is None:
         border = "crop" if preprocessing.room else "circular"
         if not preprocessing.room:
             notices.append("the crop takes all of the resized picture: shifts are circular")
     if border == "crop":
         preprocessing = preprocessing.widened(1)
-    chosen = tuple(layer for layer in layers if ops == "all" or layer.kind in _CONV_KINDS)
     return Instrument(
         module=module,
-        layers=chosen,
-        decimations=found,
+        layers=tuple(x for x in found.layers if ops == "all" or x.kind in _CONV_KINDS),
+        decimations=found.decimations,
         preprocessing=preprocessing,
         device=place,
         precision=precision,
-        classes=classes,
+        classes=found.classes,
         class_names=model.class_names or (),
         border=border,
-        singly=singly,
-        no_classifier=no_classifier,
+        singly=found.singly,
+        no_classifier=found.no_classifier,
         notices=tuple(notices),
     )
+
+
+def living(
+    module: nn.Module,
+    example: Float[Tensor, "batch chan height width"],
+    *,
+    border: Literal["circular", "crop"] = "circular",
+) -> Instrument:
+    """An instrument on a network as it stands, which goes on training: no copy, nothing fused.
+
+    What a layer decimates is a function of the weights of now: take a new one after the next step.
+    `measure_live` is for it, not `measure_batch`, which leaves tensors that no gradient may pass.
+
+    Args:
+        module: on any device, in any mode.
+        example: a batch as the network takes it, with all that normalises it; its first image alone
+            is run.
+        border: of the shifted views.
+
+    Raises:
+        ModelError: the network fails on the example.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> living(net, torch.rand(1, 3, 32, 32)).module is net
+    True
+    """
+    place = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    one = example[:1, :, 1:-1, 1:-1] if border == "crop" else example[:1]
+    named = failures_named(type(module).__name__, one.shape)
+    with named, _still(module, place), computing("fp32", place):
+        found = _found(module, one.to(place, _dtype(module)))
+    rows, columns = one.shape[2:]
+    return Instrument(
+        module=module,
+        layers=tuple(found.layers),
+        decimations=found.decimations,
+        preprocessing=Preprocessing((rows, columns), (rows, columns), mean=(0.0,), std=(1.0,)),
+        device=place,
+        precision="fp32",
+        classes=found.classes,
+        class_names=(),
+        border=border,
+        singly=found.singly,
+        no_classifier=found.no_classifier,
+        notices=tuple(found.notices),
+    )
+
+
+class _Found(NamedTuple):
+    """What running a network shows of it."""
+
+    layers: list[StridedLayer]
+    decimations: dict[str, Decimation]
+    singly: bool
+    classes: int | None
+    no_classifier: str
+    notices: list[str]
+
+
+def _found(module: nn.Module, example: Tensor) -> _Found:
+    recorded = trace(module, example)
+    layers = recorded.strided_layers()
+    found, missing = decimations(module, recorded)
+    output, singly = _alone(module, layers, example)
+    notices = [f"{name}: what it decimates is not measured: {x}" for name, x in missing.items()]
+    notices += recorded.unexplained
+    try:
+        classes, no_classifier = logits_of(output).shape[1], ""
+    except ModelError as error:
+        classes, no_classifier = None, str(error)
+    return _Found(layers, found, singly, classes, no_classifier, notices)
 
 
 def _alone(
@@ -236,6 +308,42 @@ def measure_batch(
         Image columns, name → (B,), as `stability` names them (empty for what is no classifier),
         and layer columns, `LAYER_COLUMNS` → (B, L).
     """
+    return _measured(instrument, images)
+
+
+def measure_live(
+    instrument: Instrument, images: Float[Tensor, "batch chan height width"]
+) -> tuple[Columns, Columns]:
+    """The same of a network that goes on training, and stays as it is.
+
+    Its modes, gradients, statistics and the random state are as before when this returns or raises.
+
+    Args:
+        instrument: from `living`.
+        images: as the network takes them; one pixel wider on each side under crop shifts.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> images = torch.rand(2, 3, 32, 32)
+    >>> measure_live(living(net, images), images)[1]["alias_share"].shape
+    torch.Size([2, 1])
+    """
+    with _still(instrument.module, instrument.device):
+        return _measured(instrument, images.cpu())
+
+
+@contextmanager
+def _still(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Eval mode, no gradients, and the random state and modes put back."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), evaluating(module):
+        yield
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    weights = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(weights, torch.float32)
+
+
+def _measured(instrument: Instrument, images: Tensor) -> tuple[Columns, Columns]:
     outputs, columns = zip(*_forwards(instrument, images, len(images)), strict=True)
     columns = [each for each in columns if each]
     image_columns: Columns = {}
@@ -285,8 +393,9 @@ def _views(instrument: Instrument, images: Tensor) -> Tensor:
     images = images.to(instrument.device, non_blocking=True)
     if images.ndim == 5:
         views = instrument.preprocessing.normalise(images.transpose(0, 1).flatten(0, 1))
+        views = views.to(instrument.dtype)
         return views if instrument.classes else views[: len(images)]
-    x = instrument.preprocessing.normalise(images)
+    x = instrument.preprocessing.normalise(images).to(instrument.dtype)
     if not instrument.classes:
         return x
     return (shifted_views if instrument.border == "circular" else cropped_views)(x)

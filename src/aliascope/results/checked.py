@@ -1,21 +1,21 @@
 """Files of a folder that are read again, each known by the SHA-256 in a record beside them."""
 
 import hashlib
-from pathlib import Path
 
 from aliascope.errors import RunError
-from aliascope.results.files import sealed, unsealed, write_file
+from aliascope.results.files import Place, sealed, unsealed, write_file
 
 RECORD = "checksums.json"
 
 
-def write_checked(folder: Path, name: str, data: bytes) -> None:
+def write_checked(folder: Place, name: str, data: bytes) -> None:
     """Put a file in place and its digest into the record.
 
     Raises:
         RunError: it cannot be written.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as place:
     ...     write_checked(Path(place), "tables/a.csv", b"1,2")
     ...     read_checked(Path(place), "tables/a.csv")
@@ -27,7 +27,7 @@ def write_checked(folder: Path, name: str, data: bytes) -> None:
     write_file(folder / name, data)
 
 
-def read_checked(folder: Path, name: str) -> bytes:
+def read_checked(folder: Place, name: str) -> bytes:
     """The bytes of a file; one that the record does not list, as of an older version, is trusted.
 
     Raises:
@@ -49,7 +49,7 @@ def read_checked(folder: Path, name: str) -> bytes:
     return data
 
 
-def is_whole(folder: Path, name: str) -> bool:
+def is_whole(folder: Place, name: str) -> bool:
     """Whether the file is there, and nothing tells that it is not what was written."""
     try:
         read_checked(folder, name)
@@ -63,7 +63,7 @@ def is_whole(folder: Path, name: str) -> bool:
     return True
 
 
-def checksums(folder: Path) -> dict[str, str]:
+def checksums(folder: Place) -> dict[str, str]:
     """Name → SHA-256 of each listed file.
 
     Raises:
