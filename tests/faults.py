@@ -10,14 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm  # noqa: F401 - imported here, a fork has it
 import torch
 import torch._dynamo
-import torchvision  # noqa: F401
 from torch import nn
-
-import aliascope.study.runner
-import aliascope.study.tradeoffs  # noqa: F401
 
 PROCESSES = multiprocessing.get_context("forkserver")
 

@@ -26,7 +26,6 @@ from aliascope import (
     load_model,
     measure,
     merge,
-    report,
     save_model,
     verify,
 )
@@ -34,6 +33,7 @@ from aliascope.images.preprocessing import Preprocessing
 from aliascope.measure import writing
 from aliascope.models.digests import state_digest
 from aliascope.models.files import provenance_of, read_state
+from aliascope.report import report
 from aliascope.report.study import summary_of
 from aliascope.results.checked import checksums
 from aliascope.study import run_study

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from aliascope.results.text import wrapped
+from aliascope.results.text import visible, wrapped
 
 _COLOURS = {"error": "red", "notice": "yellow", "verdict": "cyan"}
 """Colours alone: rich leaves these out under NO_COLOR, but not bold face."""
@@ -110,5 +110,5 @@ def _console(stream: Any) -> Console:
 
 
 def _tell(kind: str, sentence: str) -> None:
-    text = Text.assemble((f"{kind}:", _COLOURS[kind]), f" {sentence}")
+    text = Text.assemble((f"{kind}:", _COLOURS[kind]), f" {visible(sentence)}")
     _console(sys.stderr).print(text, soft_wrap=True)

@@ -24,6 +24,7 @@ from aliascope.errors import RunError
 from aliascope.finetune.optimisation import Average
 from aliascope.models.files import read_tensors, sealed_tensors
 from aliascope.results.files import refuse_another, sealed, unsealed, write_file
+from aliascope.results.text import brief
 
 RECORD = "finetune.json"
 _FORMAT = 1
@@ -122,8 +123,8 @@ class Checkpoints:
                 setattr(progress, name, record[name])
         except _DAMAGE as error:
             raise RunError(
-                f"{file} is a damaged checkpoint ({error!r}): delete {self.path} and run the same "
-                "command again"
+                f"{file} is a damaged checkpoint ({brief(error)}): delete {self.path} and run the "
+                "same command again"
             ) from error
         return True
 

@@ -14,7 +14,7 @@ readers ignore and the next writer of that part replaces; a bit that flips in a 
 record, is noticed.
 """
 
-import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -38,8 +38,8 @@ from aliascope.measure.parts import (
     together,
 )
 from aliascope.records import StridedLayer
-from aliascope.results.files import Place, place, plain, refuse_another, unsealed
-from aliascope.results.text import columns, pair, wrapped
+from aliascope.results.files import Place, parsed, place, plain, refuse_another, unsealed
+from aliascope.results.text import brief, columns, pair, wrapped
 from aliascope.results.verdicts import sample, share, under
 from aliascope.statistics import group_means, mean_intervals
 
@@ -47,6 +47,9 @@ State = Literal["running", "complete", "interrupted", "failed"]
 
 RECORD, SHARD = "run.json", "shard-{}.json"
 _FORMAT = 3
+_VALUES: dict[str, type] = {"state": str, "error": str}
+_VALUES |= dict.fromkeys(("config", "info", "times", "parts"), dict)
+_VALUES |= dict.fromkeys(("skipped", "notices"), list)
 _RECORDED = ("state", "error", "config", "info", "times", "skipped", "notices")
 _IMAGE_METRICS = {
     "sis": "shift instability (SIS)",
@@ -248,18 +251,33 @@ def _left(found: dict[str, Run]) -> list[str]:
 def _opened(file: Place) -> Run:
     path = file.parent
     try:
-        version = json.loads(data := file.read_bytes())["format"]
+        version = parsed(data := file.read_bytes())["format"]
         remedy = "upgrade aliascope" if version > _FORMAT else f"delete {path}, measure again"
         if version == _FORMAT:
             record = unsealed(data)
             del record["format"]
             layers = [_layer(row) for row in record.pop("layers")]
+            _check(record)
             return Run(strided_layers=layers, path=path, **record)
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise RunError(
-            f"{file} cannot be read ({error!r}): delete {path} and measure again"
+            f"{file} cannot be read ({brief(error)}): delete {path} and measure again"
         ) from error
     raise RunError(f"{file} has format {version}, this aliascope's is {_FORMAT}: {remedy}")
+
+
+def _check(record: dict[str, Any]) -> None:
+    """Raise ValueError unless the values are of their kinds, and parts lie in the run."""
+    for name, value in record.items():
+        if name in _VALUES and not isinstance(value, _VALUES[name]):
+            raise ValueError(f"{name} is {value!r:.50}")
+    texts = [*record["notices"], *record["times"].values(), record["config"]["model"]]
+    texts += [item[key] for item in record["skipped"] for key in ("image_id", "reason")]
+    texts += [files[kind] for files in record["parts"].values() for kind in ("images", "layers")]
+    if any(not isinstance(text, str) for text in texts):
+        raise ValueError("it has something else in the place of text")
+    if strange := [part for part in record["parts"] if not re.fullmatch(r"part-[\w-]+", part)]:
+        raise ValueError(f"{strange[0]!r:.50} is no part")
 
 
 def _united(found: dict[str, Run]) -> Run:
@@ -305,7 +323,16 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 def _layer(row: dict[str, Any]) -> StridedLayer:
     known: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
-    return StridedLayer(**known)
+    layer = StridedLayer(**known)
+    sizes = [layer.kernel, layer.stride, layer.cumulative_stride]
+    numbers = [*sum(sizes, ()), *layer.input_shape, *layer.output_shape, layer.order]
+    texts = [layer.name, layer.kind, layer.function or ""]
+    if {len(size) for size in sizes} != {2} or not (
+        all(isinstance(x, int | float) for x in numbers)
+        and all(isinstance(text, str) for text in texts)
+    ):
+        raise ValueError(f"{row!r:.100} is no layer")
+    return layer
 
 
 def _sentences(run: Run) -> Iterator[str]:

@@ -20,6 +20,7 @@ from aliascope.antialias import Recipe
 from aliascope.errors import ModelError, RunError
 from aliascope.models.digests import state_digest
 from aliascope.results.files import write_file
+from aliascope.results.text import brief
 
 SUFFIX = ".safetensors"
 _FORMAT = 1
@@ -141,7 +142,7 @@ def recorded(path: Path) -> Provenance | None:
         raise ModelError(f"no such model: {path} does not exist") from error
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(
-            f"cannot read {path} as safetensors ({error}): give a whole file"
+            f"cannot read {path} as safetensors ({brief(error)}): give a whole file"
         ) from error
     return None if text is None else _parsed(text, path)
 
@@ -155,7 +156,9 @@ def _parsed(text: str, path: Path) -> Provenance:
             texts = {name: str(record[name]) for name in ("base", "weights_digest", "version")}
             return Provenance(recipes=recipes, **texts)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ModelError(f"cannot read the aliascope metadata of {path} ({error!r})") from error
+        raise ModelError(
+            f"cannot read the aliascope metadata of {path} ({brief(error)})"
+        ) from error
     raise ModelError(f"{path} has format {version}, newer than {_FORMAT}: upgrade aliascope")
 
 
@@ -179,7 +182,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever hostile bytes make a reader raise
         raise ModelError(
             f"cannot read weights from {path}: a state_dict saved with torch.save or safetensors "
-            f"was expected ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            f"was expected ({type(error).__name__}: {brief(error)})"
         ) from error
 
 

@@ -17,7 +17,7 @@ from aliascope.report.blocks import Card, Chart, Part, Section, Table, cell, lim
 from aliascope.report.recorded import facts, skipped_of
 from aliascope.results.checked import read_checked
 from aliascope.results.files import unsealed
-from aliascope.results.text import interval
+from aliascope.results.text import brief, interval
 from aliascope.statistics import mean_intervals
 from aliascope.study.tradeoffs import Tradeoffs
 from aliascope.svg import Line, Mark, curves, dots, scatter
@@ -253,7 +253,9 @@ def of_finetuning(path: Path) -> Part:
         config = record.get("config", {})
         steps = history["step"].tolist()
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RunError(f"{file} cannot be read ({error}): fine-tune into it again") from error
+        raise RunError(
+            f"{file} cannot be read ({brief(error)}): fine-tune into it again"
+        ) from error
     shown = [x for x in history if x not in ("step", "seconds") and history[x].notna().any()]
     charts = [
         Chart(

@@ -15,7 +15,7 @@ from aliascope.report.blocks import Card, Part, Section, Table, cell
 from aliascope.report.recorded import facts, skipped_of
 from aliascope.results.checked import read_checked
 from aliascope.results.files import unsealed
-from aliascope.results.text import interval, number
+from aliascope.results.text import brief, interval, number
 from aliascope.study import Summary
 from aliascope.study.settings import ANTIALIASED, BASELINE, CONTROL, ROLES
 from aliascope.study.study import read_csv
@@ -78,8 +78,8 @@ def summary_of(path: Path) -> dict[str, Any]:
         missing = _KNOWN - record.keys() or {"images"} - record["study"].keys()
     except (OSError, ValueError, AttributeError) as error:
         raise RunError(
-            f"{path / 'summary.json'} cannot be read ({error}): let `aliascope study --out {path}` "
-            "finish first"
+            f"{path / 'summary.json'} cannot be read ({brief(error)}): let "
+            f"`aliascope study --out {path}` finish first"
         ) from error
     if record.get("format") != FORMAT:
         raise RunError(

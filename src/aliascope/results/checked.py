@@ -4,6 +4,7 @@ import hashlib
 
 from aliascope.errors import RunError
 from aliascope.results.files import Place, sealed, unsealed, write_file
+from aliascope.results.text import brief
 
 RECORD = "checksums.json"
 
@@ -76,5 +77,5 @@ def checksums(folder: Place) -> dict[str, str]:
         return {}
     except (OSError, ValueError, LookupError, AttributeError) as error:
         raise RunError(
-            f"{file} cannot be read ({error}): delete it and run the same command again"
+            f"{file} cannot be read ({brief(error)}): delete it and run the same command again"
         ) from error

@@ -18,6 +18,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from aliascope.errors import RunError
+from aliascope.results.text import brief
 
 Place = Any
 """A `Path`, or what fsspec reaches by an address, which has a path's methods."""
@@ -145,8 +146,8 @@ class Result:
             ) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunError(
-                f"{path} is no result that aliascope saved, or damaged ({error}): give a file that "
-                "`save` wrote, or make it anew"
+                f"{path} is no result that aliascope saved, or damaged ({brief(error)}): give a "
+                "file that `save` wrote, or make it anew"
             ) from error
         if kind != cls.__name__:
             raise RunError(f"{path} holds a {kind}, not a {cls.__name__}: open it with {kind}.open")
@@ -208,12 +209,20 @@ def unsealed(data: bytes, *, older: bool = False) -> dict[str, Any]:
         data: of the file.
         older: whether to take a record without a digest as well, as earlier versions wrote it.
     """
-    record = json.loads(data)
+    record = parsed(data)
     if older and _SEAL not in record.keys():  # noqa: SIM118 - of a list it raises AttributeError
         return record
     if record.pop(_SEAL) != _digest(record):
         raise ValueError("its content is not what was written")
     return record
+
+
+def parsed(data: bytes) -> Any:
+    """What JSON says; raises ValueError if it is none, or nested without end."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _digest(record: dict[str, Any]) -> str:
@@ -333,6 +342,8 @@ def write_file(path: Place, data: bytes | pa.Buffer) -> None:
     """
     with refusal(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.name or (path.exists() and not path.is_file()):
+            raise OSError("it is a folder or a device, not a file")
         if not isinstance(path, Path):  # an object store puts all of it or nothing
             path.write_bytes(bytes(data))
             return

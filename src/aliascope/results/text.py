@@ -1,6 +1,7 @@
 """Plain text that fits a terminal and a log file alike."""
 
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from textwrap import fill, wrap
@@ -10,6 +11,24 @@ _NARROWEST = 24
 """Columns below which text in a cell is not wrapped."""
 _GLUE = "\xa0"
 """In place of a space at which a line must not break: a header and its cell stay together."""
+_COMMANDS = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What moves a cursor, colours a terminal or turns the direction of writing."""
+
+
+def visible(text: str) -> str:
+    r"""Text in which a terminal finds no command: names of files can hold any.
+
+    >>> print(visible("a\x1b[31mred\u202egnp.exe"))
+    a\x1b[31mred\u202egnp.exe
+    """
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def brief(error: BaseException) -> str:
+    """The cause of an error for a sentence: one line, and no more than 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def width() -> int:
@@ -41,6 +60,7 @@ def fitted(rows: Sequence[Sequence[str]], *, names: int = 1, figures: bool = Fal
     >>> fitted([["layer", "stride", ""], ["conv1", "2", "shortcut"]])
     ['layer  stride', 'conv1  2       shortcut']
     """
+    rows = [[visible(cell) for cell in row] for row in rows]
     room = width()
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for gap in (1,) if figures else (2, 1):
@@ -86,6 +106,7 @@ def wrapped(texts: Sequence[str]) -> str:
 
 
 def _filled(text: str, first: str, others: str, room: int) -> str:
+    text = visible(text)
     lines = fill(text, room, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
     return lines.replace(_GLUE, " ")
 

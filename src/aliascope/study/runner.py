@@ -10,6 +10,7 @@ from aliascope.errors import AliascopeError, RunError
 from aliascope.figures import save
 from aliascope.records import Progress
 from aliascope.results.files import lock, sealed, unsealed, write_file
+from aliascope.results.text import brief
 from aliascope.runtime import chosen_device, environment
 from aliascope.study import (
     phase1_feature_extraction,
@@ -99,7 +100,7 @@ def _before(path: Path) -> tuple[dict[str, str], dict[str, float]]:
         return {}, {}
     except (OSError, ValueError, LookupError, AttributeError) as error:
         raise RunError(
-            f"{file} cannot be read ({error}): delete it and run all phases of the study again"
+            f"{file} cannot be read ({brief(error)}): delete it and run all phases again"
         ) from error
 
 

@@ -40,6 +40,7 @@ from aliascope.models import LoadedModel, load_model
 from aliascope.records import Progress, StridedLayer
 from aliascope.results.checked import is_whole, read_checked, write_checked
 from aliascope.results.files import refuse_another, sealed, unsealed, write_file
+from aliascope.results.text import brief
 from aliascope.shifts import Border
 from aliascope.spectra import power_spectrum
 from aliascope.study.published import CLASS_MAPS
@@ -76,7 +77,7 @@ def settings_in(path: Path) -> StudySettings:
     except FileNotFoundError:
         raise RunError(f"{path} holds no study: run `aliascope study --out {path}` first") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise RunError(f"{file} cannot be read ({error}): delete {path}") from error
+        raise RunError(f"{file} cannot be read ({brief(error)}): delete {path}") from error
 
 
 class Study:
@@ -415,7 +416,7 @@ class Study:
             return {"tables": {}, "figures": {}}
         except (OSError, ValueError, AttributeError) as error:
             raise RunError(
-                f"{file} cannot be read ({error}): delete it and run the same study again"
+                f"{file} cannot be read ({brief(error)}): delete it and run the same study again"
             ) from error
 
     def _declare(self, kind: str, name: str, entry: dict[str, Any]) -> None:
