@@ -170,9 +170,7 @@ def _moved(row):
 def search(study):
     """What was tried first: a row a variant."""
     rows = pd.read_csv(study / "search.csv")
-    names = ["variant", "top-1", "as the original", "KL", "SIS", "SIS at confidence ½"]
-    names += ["logit instability", "agreement", "agreement, crop", "confidence"]
-    return markdown({name: plain(rows[name]) for name in names})
+    return markdown({name: plain(rows[name]) for name in rows})
 
 
 def training(study):
@@ -191,8 +189,9 @@ def penalty(study):
     rows = pd.read_csv(study / "penalty.csv")
     names = {"variant": "variant", "correct": "top-1", "sis": "SIS"}
     names |= {"logit_instability": "logit instability", "agreement": "agreement"}
-    names |= {"confidence": "confidence", "avr_box": "box AVR", "seconds": "seconds"}
-    return markdown({title: plain(rows[name]) for name, title in names.items()})
+    names |= {"confidence": "confidence", "avr_box": "box AVR", "alias_share": "alias share"}
+    names["seconds"] = "seconds"
+    return markdown({title: plain(rows[name]) for name, title in names.items() if name in rows})
 
 
 def methods(study):

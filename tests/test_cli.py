@@ -26,7 +26,7 @@ from aliascope.cli.output import complain, print_csv, progress, say
 from aliascope.images.preprocessing import PreprocessingName
 from aliascope.layers import Padding, Wavelet
 from aliascope.measure import Engine
-from aliascope.measure.batch import Ops
+from aliascope.measure.batch import Only, Ops
 from aliascope.runtime import Precision
 from aliascope.shifts import Border
 from aliascope.study.tradeoffs import compare_methods
@@ -358,6 +358,7 @@ def test_every_list_of_choices_is_the_librarys():
     library = {
         "shifts": Border, "precision": Precision, "ops": Ops, "preprocess": PreprocessingName,
         "padding": Padding, "wavelet": Wavelet, "stem": Stem, "engine": Engine,
+        "only": Only,
     }  # fmt: skip
     seen = set()
     for command in COMMANDS.values():
@@ -427,8 +428,9 @@ LONG = ("methods", "study")
     ],
 )
 def test_every_help_shows_an_example_that_runs(run, folder, verb):
-    if verb == "report":
-        assert run("measure toy:net --images pictures --limit 1 --out results")[0] == 0
+    if verb in ("report", "merge", "verify"):
+        out = "results" if verb == "report" else "run"
+        assert run(f"measure toy:net --images pictures --limit 1 --out {out}")[0] == 0
     status, out, err = run(shlex.join(example_of(run, verb)))
     assert status == 0, err
     assert out.strip()

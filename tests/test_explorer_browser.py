@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,12 +21,7 @@ from aliascope.measure.batch import prepare
 from aliascope.measure.shiftmap import shift_by, shifted_logits
 from test_explorer import TOY
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 PATIENCE = 120_000
 """Milliseconds; nothing is asserted about time."""
 COFFEE = Path(skimage.__file__).parent / "data" / "coffee.png"
@@ -52,16 +46,6 @@ def address(tmp_path_factory):
     server.send_signal(signal.SIGINT)
     assert server.wait(60) == 0
     server.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -159,6 +143,33 @@ def test_a_photograph_is_dropped_and_moved(visit, library):
         assert_same(bars(page, index), library(spec, pixels, -1, 1))
     page.locator("#maps section", has_text="class").first.wait_for()
     page.locator("#layers svg").first.wait_for()
+
+
+@pytest.mark.slow
+def test_a_click_on_a_map_sets_the_shift(visit, library):
+    page = visit("?sample=brick.png%230-0")
+    page.locator("#maps section", has_text="of 288 shifts").nth(1).wait_for()
+    page.locator('#maps section:nth-child(2) [data-at="-2,3"] rect').click()
+    seen(page, "2 px up, 3 px right")
+    pixels = next(x.pixels for x in aliascope.open_images("photos") if x.group == "brick.png")
+    assert_same(bars(page, 0), library("toy:net", pixels, -2, 3))
+    for control, value in (("#dx", "3"), ("#dy", "-2")):
+        assert page.locator(f"{control} input[type=range]").input_value() == value
+    page.wait_for_function("location.search.includes('dx=3')")
+    page.locator("#dx input[type=range]").press("ArrowLeft")  # they go on from there
+    seen(page, "2 px up, 2 px right")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_violation_of_accessibility(visit, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit("?sample=brick.png%230-0&dx=2", color_scheme=scheme)
+    page.locator("#layers svg").first.wait_for()
+    found = Axe().run(page).response["violations"]
+    serious = [x for x in found if x["impact"] in ("serious", "critical")]
+    assert [(x["id"], y["html"]) for x in serious for y in x["nodes"]] == []
 
 
 @pytest.mark.slow

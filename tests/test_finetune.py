@@ -739,10 +739,25 @@ def whole(pictures, tmp_path_factory):
     return finetune(make_net(), pictures, make_net(1), out=out, **SETTINGS), out
 
 
+def test_progress_says_what_is_waited_for(pictures, monkeypatch):
+    said, asked = iter("abc"), []
+
+    def waits_for(decoding, whole, work):
+        asked.append((0 <= decoding <= whole, work))
+        return next(said)
+
+    monkeypatch.setattr("aliascope.finetune.training.waits_for", waits_for)
+    seen = []
+    settings = SETTINGS | {"steps": 3}
+    finetune(make_net(), pictures, make_net(1), progress=lambda *x: seen.append(x), **settings)
+    assert seen == [(0, 3, "decoding"), (1, 3, "a"), (2, 3, "b"), (3, 3, "c")]
+    assert asked == [(True, "step")] * 3
+
+
 class TestResume:
     @pytest.mark.parametrize("at", [0, 1, 3, 5, 7])
     def test_after_an_interrupt_it_ends_with_the_same_bits(self, whole, pictures, tmp_path, at):
-        def interrupt(step, _steps):
+        def interrupt(step, *_):
             if step == at:
                 raise KeyboardInterrupt
 
@@ -752,7 +767,9 @@ class TestResume:
         assert json.loads((tmp_path / "finetune.json").read_text())["step"] == at
         reference, out = whole
         steps = []
-        done = finetune(*arguments, out=tmp_path, progress=lambda s, _: steps.append(s), **SETTINGS)
+        done = finetune(
+            *arguments, out=tmp_path, progress=lambda s, *_: steps.append(s), **SETTINGS
+        )
         assert steps[0] == at
         assert states(tmp_path) == states(out)
         pd.testing.assert_frame_equal(
@@ -878,7 +895,7 @@ class TestResume:
             "torch.set_num_threads(1)\n"
             "rng = np.random.default_rng(0)\n"
             "pics = [torch.from_numpy(rng.random((3, 22, 26), np.float32)) for _ in range(14)]\n"
-            "wait = lambda step, _: time.sleep(60 if step == 4 else 0)\n"
+            "wait = lambda step, *_: time.sleep(60 if step == 4 else 0)\n"
             "t.finetune(t.make_net(), pics, t.make_net(1), out=sys.argv[2], progress=wait,"
             " **t.SETTINGS)\n"
         )

@@ -77,6 +77,15 @@ def test_rows_equal_the_plain_computation(net, folder):
                 assert layers.loc[layer, name] == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_layers_alone_need_one_view(net, folder):
+    options = {"preprocess": SMALL, "batch_size": 5, "device": "cpu"}
+    run = measure(net, str(folder), only="avr", **options)
+    whole = measure(net, str(folder), shifts="circular", **options)
+    pd.testing.assert_frame_equal(run.layers, whole.layers)
+    assert not {"sis", "prediction", "correct"} & set(run.images)
+    assert "sis" in whole.images
+
+
 def test_crop_shifts_move_the_window(net, folder):
     inner = Preprocessing(resize=(40,), crop=(32, 32))
     options = {"preprocess": inner, "device": "cpu"}

@@ -15,13 +15,21 @@ from torch import nn
 from aliascope import Preprocessing, antialias, bench, compare
 from aliascope.compare import Comparison
 from aliascope.errors import RunError
+from aliascope.measure.store import Run
 from aliascope.report import report
 from aliascope.report.definitions import DEFINITIONS
+from aliascope.statistics import mean_intervals
+from aliascope.study.summary import FORMAT
 from aliascope.study.tradeoffs import compare_methods
 
 pytestmark = pytest.mark.xdist_group("report")  # one worker makes what all share
 
 NASTY = "<img src=x onerror=alert(1)>.png"
+NAMES = {
+    "sis": "SIS",
+    "sis_half": "SIS at confidence ½",
+    "logit_instability": "logit instability",
+}
 PREPROCESSING = Preprocessing(resize=(40,), crop=(32, 32))
 
 
@@ -114,9 +122,7 @@ def test_every_figure_is_the_comparison_s(compared):
     page = read(file)
     assert found.verdict in page.text
     for row in found.images.to_dict("records"):
-        name = {"sis": "SIS", "logit_instability": "logit instability"}.get(
-            row["metric"], row["metric"]
-        )
+        name = NAMES.get(row["metric"], row["metric"])
         cells = next(cells for cells in page.rows if cells[0] == name and len(cells) == 6)
         assert float(cells[1]) == pytest.approx(row["mean_a"], abs=6e-4)
         assert float(cells[2]) == pytest.approx(row["mean_b"], abs=6e-4)
@@ -158,7 +164,39 @@ def test_a_run_and_several_at_once(compared, tmp_path):
     file = report(out / "A", out, out / "comparison.json", out=tmp_path / "all.html")
     page = read(file)
     assert page.tags.count("h1") == 3
+    run = Run.open(out / "A")
+    means = mean_intervals(run.images[["logit_instability"]], run.photographs)
+    (_, said), *_ = [cells for cells in page.rows if cells[0] == "logit instability"]
+    assert said == "{:.4f} [{:.4f}, {:.4f}]".format(*means.loc["logit_instability"])
     assert len(page.ids) == len(set(page.ids))
+
+
+def test_accuracy_is_drawn_against_stability_where_there_are_labels(compared, tmp_path):
+    title = "<title>top-1 against logit instability</title>"
+    assert title not in compared[2].read_text()
+    (tmp_path / "labelled").mkdir()
+    rng = np.random.default_rng(1)
+    lines = ["file,label"]
+    for i in range(6):
+        pixels = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "labelled" / f"{i}.png")
+        lines.append(f"{i}.png,{i % 5}")
+    (tmp_path / "labelled.csv").write_text("\n".join(lines))
+    options = {"preprocess": PREPROCESSING, "device": "cpu", "out": tmp_path / "out"}
+    images = str(tmp_path / "labelled")
+    found = compare(network(), antialias(network()), images=images, **options)
+    html = report(tmp_path / "out").read_text()
+    assert html.count(title) == 1
+    chart = html[html.index(title) :].partition("</svg>")[0]
+    assert f"logit instability, {found.shifts} shifts" in chart
+    means = found.images.set_index("metric")
+    for side in "AB":
+        x, y = re.search(rf"<title>{side}: ([^<]*); ([^<]*)</title>", chart).groups()
+        for said, metric in ((x, "logit_instability"), (y, "accuracy")):
+            value, limits = said.split(", ")
+            assert float(value) == pytest.approx(means.loc[metric, f"mean_{side.lower()}"], 1e-3)
+            low, high = map(float, limits.split(" to "))
+            assert 0 <= low <= float(value) <= high
 
 
 def test_methods_latency_and_history(pictures, tmp_path):
@@ -190,6 +228,9 @@ def test_what_cannot_be_reported_is_said_in_a_sentence(tmp_path):
     with pytest.raises(RunError, match=r"summary\.json cannot be read"):
         report(tmp_path)
     (tmp_path / "summary.json").write_text('{"study": {}}')
+    with pytest.raises(RunError, match="written by another version of aliascope"):
+        report(tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps({"study": {}, "format": FORMAT}))
     with pytest.raises(RunError, match="it says nothing of headline, notices"):
         report(tmp_path)
     (tmp_path / "history").mkdir()

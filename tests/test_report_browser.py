@@ -1,31 +1,15 @@
 """The report as a reader's browser shows it: with scripts and without, in light, dark and print."""
 
 import re
-import shutil
 
 import pytest
 
 from test_report import NASTY, compared, pictures  # noqa: F401 - fixtures
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 JENKINS = "sandbox allow-same-origin; default-src 'none'; img-src 'self'; style-src 'self';"
 """What Jenkins sends by default with the files of a build: neither scripts nor styles."""
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.xdist_group("report"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("report")]
 
 
 @pytest.fixture

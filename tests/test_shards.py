@@ -1,11 +1,13 @@
 """Several writers of one run: shards, workers, merging, and what is checked afterwards."""
 
+import io
 import os
 import signal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 import torch
 from torch import nn
@@ -215,6 +217,66 @@ def test_rows_that_do_not_belong_together_are_found(tmp_path):
 def test_a_shard_that_there_is_not(tmp_path, shard, out, sentence):
     with pytest.raises(RunError, match=sentence):
         measured(out and tmp_path / out, shard=shard)
+
+
+def test_a_run_and_its_pictures_at_an_address():
+    """On a file system without renames and locks; fsspec has one in memory."""
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("upath")
+    files = fsspec.filesystem("memory")
+    for name in "ab":
+        image = PIL.Image.effect_noise((64, 64), 60).convert("RGB")
+        image.save(stream := io.BytesIO(), "png")
+        files.pipe_file(f"/photographs/{name}.png", stream.getvalue())
+    files.pipe_file("/photographs/.hidden.png", b"")
+    files.pipe_file("/photographs/notes.txt", b"")
+    files.pipe_file("/photographs/deep/broken.png", b"no picture")
+    source = open_images("memory://photographs")
+    assert source.ids == ["a.png", "b.png", "deep/broken.png"]
+    assert all(text.partition(" bytes")[0].isdigit() for text in source.identities().values())
+    place = {"out": "memory://bucket/run", "device": "cpu"}
+    for index in (0, 1):
+        measure(net(), "memory://photographs", shard=(index, 2), **place)
+    run = merge(place["out"])
+    assert verify(place["out"]).sound
+    assert (run.state, len(run.images), len(run.skipped)) == ("complete", 2, 1)
+    assert run.skipped[0]["image_id"] == "deep/broken.png"
+    again = measure(net(), "memory://photographs", **place)
+    pd.testing.assert_frame_equal(again.images, run.images)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what reads S3
+def test_a_run_on_s3(monkeypatch, alone):
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "name", "AWS_SECRET_ACCESS_KEY": "secret-of-s3",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    try:
+        files = pytest.importorskip("fsspec").filesystem("s3", skip_instance_cache=True)
+        files.mkdir("bucket")
+        for index in (0, 1):
+            measured("s3://bucket/run", shard=(index, 2), flush_seconds=0.0)
+        check_equal(merge("s3://bucket/run"), alone)
+        check_equal(Run.open("s3://bucket/run"), alone)
+        assert verify("s3://bucket/run").sound
+        assert b"secret-of-s3" not in files.cat_file("bucket/run/run.json")
+        assert [run for run in files.find("bucket/run") if "shard" in run] == []
+    finally:
+        server.stop()
+
+
+def test_an_address_that_leads_nowhere():
+    with pytest.raises(ImageError, match="nothing://a cannot be read; give an address"):
+        open_images("nothing://a")
+    with pytest.raises(ImageError, match="memory://empty"):
+        open_images("memory://empty")
+    with pytest.raises(RunError, match="nothing://b cannot be reached"):
+        measured("nothing://b")
 
 
 class Mortal(nn.Module):

@@ -253,6 +253,19 @@ skipped 4.png: truncated
     assert text == expected
 
 
+def test_an_observation_is_a_photograph_not_a_crop_of_it():
+    with RunWriter(None, CONFIG, [layer("conv1", 0)], {}) as writer:
+        sis, groups = [0.1, 0.3, 0.6], ["cat", "cat", "cup"]
+        avr = np.array([[0.1], [0.2], [np.nan]])
+        writer.add({"image_id": ["a", "b", "c"], "group": groups, "sis": sis}, {"avr": avr})
+        run = writer.finish()
+    found = run.to_dict()
+    assert found["metrics"]["sis"] == pytest.approx({"mean": 0.4, "std": 0.4 / 2**0.5})
+    assert found["layers"][0]["avr"] == {"mean": pytest.approx(0.15), "std": None}
+    assert "(SIS)  0.4000 ± 0.2828" in str(run)
+    assert run.table.set_index("metric").loc["sis", "mean"] == pytest.approx(0.4)
+
+
 def test_the_table_fits_a_hundred_columns_and_the_dictionary_is_json():
     stride, name = (4 / 3, 5 / 3), "a.very.long.name" * 9
     with RunWriter(None, CONFIG, [layer(name, 0, stride, "max_blur_pool")], {}) as writer:

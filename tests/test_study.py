@@ -1,6 +1,7 @@
 """The study: its tables against the runs, and what happens when something is missing."""
 
 import json
+import re
 import sys
 from itertools import chain
 
@@ -14,9 +15,10 @@ from scipy import stats
 
 from aliascope.cli import main
 from aliascope.errors import ImageError, ModelError, RunError
-from aliascope.figures import FIGURES
+from aliascope.figures import FIGURES, _style
 from aliascope.measure.batch import LAYER_COLUMNS
 from aliascope.measure.store import Run
+from aliascope.report import report
 from aliascope.results.files import lock
 from aliascope.spectra import SAMPLED_VARIANTS
 from aliascope.study import run_study
@@ -27,6 +29,8 @@ from aliascope.study.summary import published
 
 pytestmark = pytest.mark.xdist_group("study")  # one worker makes what all share
 
+COARSE = 60
+"""Dots an inch: a figure of 300 takes five times as long."""
 TABLES = {
     1: ["phase1_layerwise_avr"],
     2: ["phase2a_frequency_sweep", "phase2b_architecture_comparison"],
@@ -94,7 +98,9 @@ def options(material, **changed):
 @pytest.fixture(scope="module")
 def results(material):
     out = material / "results"
-    summary = run_study(out=out, **options(material))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_style, "_DPI", COARSE)  # tests/test_figures.py looks at fine ones
+        summary = run_study(out=out, **options(material))
     assert summary.failed == {}
     return out
 
@@ -127,7 +133,7 @@ def test_six_tables_and_fifteen_figures(results):
     assert len(FIGURES) == 15
     for file in (results / "figures").glob("*.png"):
         with Image.open(file) as picture:
-            assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+            assert picture.info["dpi"] == pytest.approx((COARSE, COARSE), abs=0.1)
             assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
 
 
@@ -294,9 +300,10 @@ def test_crop_shifts_lead_and_others_stand_beside(material, tmp_path, undrawn, m
         found = effects.loc[f"logit instability, {shifts}", "change"]
         assert found == pytest.approx(change, abs=1e-5)
     printed = [line for line in str(summary).splitlines() if ", c" in line or ", n" in line]
-    titles = [line.split("  ")[0] for line in printed[:7]]
+    titles = [line.split("  ")[0] for line in printed[:8]]
     assert titles == [
-        *("logit instability, crop", "agreement, crop", "mean SIS, crop"),
+        *("logit instability, crop", "agreement, crop", "SIS at confidence ½, crop"),
+        "mean SIS, crop",
         *("logit instability, native", "agreement, native"),
         *("logit instability, circular", "agreement, circular"),
     ]
@@ -347,6 +354,20 @@ def test_the_tradeoff_is_that_of_the_runs(results):
     change = b["sis"].mean() / a["sis"].mean() - 1
     assert effects.loc["mean SIS, circular", "change"] == pytest.approx(change)
     assert {"latency, batch 1", "latency, batch 32", "error rate"} <= set(effects.index)
+
+
+def test_the_report_draws_accuracy_against_stability(results, tmp_path):
+    html = report(results, out=tmp_path / "report.html").read_text()
+    title = "<title>top-1 against logit instability</title>"
+    chart = html.partition(title)[2].partition("</svg>")[0]
+    rows = table(results, "phase5_tradeoff").set_index("role")
+    control = images_of(results, "control")
+    wanted = {role: (row["logit_instability"], row["accuracy"]) for role, row in rows.iterrows()}
+    right = (control["prediction"] == control["label"]).mean()
+    wanted["control"] = (control["logit_instability"].mean(), right)
+    for role, (x, y) in wanted.items():
+        said = re.search(rf"<title>{role}: (\S+), \S+ to \S+; (\S+), ", chart)
+        assert [float(number) for number in said.groups()] == pytest.approx([x, y], rel=1e-3)
 
 
 def test_the_summary_says_what_the_tables_say(results):
@@ -428,6 +449,7 @@ def test_figures_only_needs_no_model(results, monkeypatch):
         if file.suffix == ".png":  # to draw the same again as svg takes as long
             savefig(figure, file, **options)
 
+    monkeypatch.setattr(_style, "_DPI", COARSE)
     monkeypatch.setattr("aliascope.study.study.load_model", never)
     monkeypatch.setattr(Figure, "savefig", only_png)
     for file in figures:
@@ -651,6 +673,7 @@ def test_the_published_protocol_runs_through(tmp_path, published):
         latency_seconds=0.0,
     )
     assert summary.failed == {}
+    assert not any("left open" in text for text in summary.record["notices"])  # it has a class map
     stats_of = table(tmp_path / "paper", "phase3_layerwise_avr_stats").query("variant == 'avr'")
     assert stats_of["layer_name"].tolist() == list(PUBLISHED["layers"])
     conv1 = stats_of.iloc[0]

@@ -31,8 +31,8 @@ def test_texts_are_inert():
     drawn = [
         dots({NASTY: marks}, title=NASTY, description=NASTY),
         curves([line], title=NASTY, description=NASTY, x_label=NASTY, y_label=NASTY),
-        scatter([(NASTY, "control", 1, 2)], title=NASTY, description=NASTY, x_label=NASTY,
-                y_label=NASTY),
+        scatter([(NASTY, Mark("control", 1), Mark("control", 2))], title=NASTY, description=NASTY,
+                x_label=NASTY, y_label=NASTY),
         heat(np.eye(3), title=NASTY, description=NASTY),
     ]  # fmt: skip
     for text in drawn:
@@ -51,6 +51,30 @@ def test_dots_stand_where_their_values_are():
     rows = {str(v): [Mark("baseline", v, v - 0.0, v)] for v in values}
     x = [c[0] for c in circles(parsed(dots(rows, title="t", description="d")))]
     assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_points_have_whiskers_and_arrows_and_names_of_their_own():
+    first = ("A", Mark("baseline", 1.0, 0.5, 2.0), Mark("baseline", 0.5, 0.4, 0.6))
+    second = ("B", Mark("antialiased", 5.0), Mark("antialiased", 1.0))
+    twin = ("C", Mark("control", 1.0), Mark("control", 0.5))
+    gone = ("D", Mark("control", np.nan), Mark("control", 0.5))
+    options = {"title": "t", "description": "d", "x_label": "x", "y_label": "y"}
+    root = parsed(scatter([first, second, twin, gone], arrows=[(0, 1), (0, 3)], **options))
+    twins, (x, y), (x_end, y_end) = circles(root)  # the control lies beneath
+    assert twins == (x, y)
+    across, up = [line for line in root.iter(f"{SVG}line") if line.get("class") == "baseline line"]
+    left, right = float(across.get("x1")), float(across.get("x2"))
+    assert (right - x) / (x - left) == pytest.approx(2, abs=0.02)
+    assert float(up.get("y1")) - y == pytest.approx(y - float(up.get("y2")), abs=0.2)
+    (arrow,) = [line for line in root.iter(f"{SVG}line") if line.get("class") == "mark"]
+    ends = [float(arrow.get(name)) for name in ("x1", "y1", "x2", "y2")]
+    slope = (ends[3] - ends[1]) / (ends[2] - ends[0])
+    assert slope == pytest.approx((y_end - y) / (x_end - x), rel=0.01)
+    named = {t.text: t for t in root.iter(f"{SVG}text") if t.text in "ABC"}
+    apart = abs(float(named["A"].get("y")) - float(named["C"].get("y")))
+    assert apart >= 12 or named["A"].get("text-anchor") != named["C"].get("text-anchor")
+    said = [c.find(f"{SVG}title").text for c in root.iter(f"{SVG}circle")]
+    assert said == ["C: 1; 0.5", "A: 1, 0.5 to 2; 0.5, 0.4 to 0.6", "B: 5; 1"]
 
 
 def test_a_mark_says_its_interval():

@@ -190,7 +190,9 @@ def test_a_run_says_what_moves_and_what_aliases():
     assert said[:8] == pytest.approx([100 * x for x in wanted], rel=0.06)
     assert "under one-pixel native shifts" in run.verdict
     assert "second aliases most: folded is 30 % of the energy of its samples" in run.verdict
-    assert "80 images of 40 photographs. These are means over photographs" in run.verdict
+    assert run.verdict.endswith("80 images of 40 photographs.")
+    printed = [float(x) for x in re.findall(r"(?:instability|agreement) +(\S+) ±", str(run))]
+    assert printed == pytest.approx([means[1].value, means[0].value], abs=6e-5)
     assert run.verdict in " ".join(str(run).split())
 
 

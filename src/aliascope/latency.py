@@ -23,7 +23,7 @@ from torch import nn
 from aliascope.errors import AliascopeError, ModelError
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Report
-from aliascope.results.files import Result, plain
+from aliascope.results.files import Result
 from aliascope.results.text import columns, interval, number, wrapped
 from aliascope.results.verdicts import Change, digits, listed
 from aliascope.runtime import (
@@ -75,12 +75,8 @@ class Latency(Result):
         """How much longer than the first model the others take, in words."""
         return " ".join(_sentences(self))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The same in JSON's own types, the frames as lists of rows; None is NaN."""
-        return plain({"verdict": self.verdict, **vars(self)})
-
-    def __str__(self) -> str:
-        return "\n\n".join(filter(None, _blocks(self)))
+    def _blocks(self) -> Iterator[str]:
+        return _blocks(self)
 
 
 def bench(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 Report = Callable[..., None]
 """Takes how much is done, of how much where that is known, and, where it is known, what is waited
-for: decoding or forward."""
+for: decoding, forward or step."""
 
 Progress = Callable[[str], AbstractContextManager[Report]]
 """Called with a title; its context yields a `Report`."""

@@ -157,36 +157,57 @@ def curves(
 
 
 def scatter(
-    marks: Sequence[tuple[str, str, int | float, int | float]],
+    marks: Sequence[tuple[str, Mark, Mark]],
     *,
     title: str,
     description: str,
     x_label: str,
     y_label: str,
+    arrows: Sequence[tuple[int, int]] = (),
     width: int = 560,
     height: int = 340,
 ) -> str:
-    """Named points.
+    """Named points, with whiskers where their intervals are known.
 
     Args:
-        marks: (name, role, x, y) of each; those that are not finite are left out.
+        marks: (name, x, y) of each, in the colour of x; those that are not finite are left out.
         title: of the chart.
         description: what a reader who cannot see it must know.
         x_label: under the axis.
         y_label: above it.
+        arrows: from which of the marks to which.
         width: of the drawing.
         height: of the drawing.
     """
-    known = [m for m in marks if math.isfinite(m[2]) and math.isfinite(m[3])]
-    x_ticks, y_ticks = _ticks(x for _, _, x, _ in known), _ticks(y for *_, y in known)
+    finite = [
+        (i, m) for i, m in enumerate(marks) if all(math.isfinite(side.value) for side in m[1:])
+    ]
+    # A control, which is the original as a rule, lies beneath and is seen around that.
+    known = dict(sorted(finite, key=lambda item: item[1][1].role != "control"))
+    ends = [[e for m in known.values() for e in _ends(m[side])] for side in (1, 2)]
+    x_ticks, y_ticks = _ticks(_lowered(ends[0]), 4), _ticks(_lowered(ends[1]))
     across, up = _Scale(x_ticks, 54, width - 90), _Scale(y_ticks, height - 40, 22)
+    at = {i: (across(x.value), up(y.value)) for i, (_, x, y) in known.items()}
     parts = [_paper(x_ticks, y_ticks, across, up, x_label, y_label)]
-    for name, role, x, y in known:
+    for i, (_, x, y) in known.items():
+        (left, right), (low, high) = ((min(_ends(m)), max(_ends(m))) for m in (x, y))
+        if left < right:
+            parts.append(_whisker(x.role, across(left), at[i][1], across(right), at[i][1]))
+        if low < high:
+            parts.append(_whisker(x.role, at[i][0], up(low), at[i][0], up(high)))
+    parts += [_arrow(at[i], at[j]) for i, j in arrows if i in at and j in at]
+    taken: list[tuple[float, float, float]] = []
+    for i, (name, x, y) in known.items():
+        said = f"{name}: {x.value:.4g}{_between(x, '.4g')}; {y.value:.4g}{_between(y, '.4g')}"
         parts.append(
-            f'<circle class="{role} point" cx="{across(x):.1f}" cy="{up(y):.1f}" r="4.5" '
-            f'fill="{COLOURS[role]}"><title>{escape(f"{name}: {x:.4g}, {y:.4g}")}</title></circle>'
+            f'<circle class="{x.role} point" cx="{at[i][0]:.1f}" cy="{at[i][1]:.1f}" '
+            f'r="{7 if x.role == "control" else 4.5}" fill="{COLOURS[x.role]}">'
+            f"<title>{escape(x.text or said)}</title></circle>"
         )
-        parts.append(_text(across(x) + 7, up(y) + 4, name, size=11))
+    for i, (name, _, _) in sorted(known.items()):
+        others = [at[k] for arrow in arrows for k in arrow if i in arrow and k != i and k in at]
+        below = any(y < at[i][1] for _, y in others)
+        parts.append(_label(name, *at[i], taken, below=below))
     return _svg(title, description, width, height, parts)
 
 
@@ -296,7 +317,8 @@ def patches(
     """A square map of kinds around (0, 0), told apart by colour and letter; white where none is.
 
     Args:
-        cells: (row, column), each from -radius to radius → what is there.
+        cells: (row, column), each from -radius to radius → what is there; the group that is drawn
+            for it says so in `data-at`.
         radius: of the map.
         title: of the chart.
         description: what a reader who cannot see it must know.
@@ -326,7 +348,8 @@ def patches(
             f'font-size="11" fill="#111111">{kind_letter(patch.kind)}</text>'
         )
         body = square + letter * bool(patch.kind)
-        parts.append(f"<g><title>{escape(patch.text)}</title>{body}</g>")
+        at = f'data-at="{row},{column}"'
+        parts.append(f"<g {at}><title>{escape(patch.text)}</title>{body}</g>")
     for at in sorted({-radius, 0, radius}):
         x, y = corner(at, at)
         parts.append(_text(left - 5, y + cell / 2 + 4, f"{at:+d}" if at else "0", anchor="end"))
@@ -336,7 +359,7 @@ def patches(
         x, y = corner(*outlined)
         parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell:.1f}" height="{cell:.1f}" fill="none" '
-            'stroke="#111111" stroke-width="2.4"/>'
+            'stroke="#111111" stroke-width="2.4" pointer-events="none"/>'
         )
     return _svg(title, description, width, top + side + 20, parts)
 
@@ -419,18 +442,83 @@ def _paper(
     return "".join([*lines, _text(4, 12, y_label)])
 
 
+def _ends(mark: Mark) -> list[int | float]:
+    return [e for e in (mark.value, mark.low, mark.high) if math.isfinite(e)]
+
+
+def _lowered(values: list[int | float]) -> list[int | float]:
+    """With room for a name below the least of them, but not below 0 for that."""
+    if not values:
+        return values
+    least = min(values)
+    room = least - (max(values) - least) / 10
+    return [*values, room if least < 0 else max(room, 0)]
+
+
+def _between(mark: Mark, form: str) -> str:
+    known = math.isfinite(mark.low) and math.isfinite(mark.high)
+    return f", {mark.low:{form}} to {mark.high:{form}}" if known else ""
+
+
+def _whisker(
+    role: str, x: int | float, y: int | float, x_end: int | float, y_end: int | float
+) -> str:
+    return (
+        f'<line class="{role} line" x1="{x:.1f}" y1="{y:.1f}" x2="{x_end:.1f}" y2="{y_end:.1f}" '
+        f'stroke="{COLOURS[role]}" stroke-width="2"/>'
+    )
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """From beside one point to beside another; none where they touch."""
+    (x, y), (x_end, y_end) = start, end
+    length = math.hypot(x_end - x, y_end - y)
+    if length < 24:
+        return ""
+    u, v = (x_end - x) / length, (y_end - y) / length
+    tip, foot = (x_end - 8 * u, y_end - 8 * v), (x_end - 16 * u, y_end - 16 * v)
+    sides = [(foot[0] + k * v, foot[1] - k * u) for k in (4, -4)]
+    head = "L".join(f"{a:.1f} {b:.1f}" for a, b in (tip, *sides))
+    return (
+        f'<line class="mark" x1="{x + 8 * u:.1f}" y1="{y + 8 * v:.1f}" x2="{foot[0]:.1f}" '
+        f'y2="{foot[1]:.1f}" stroke="{COLOURS["ink"]}"/>'
+        f'<path class="ink" d="M{head}z" fill="{COLOURS["ink"]}"/>'
+    )
+
+
+def _label(
+    name: str,
+    x: int | float,
+    y: int | float,
+    taken: list[tuple[float, float, float]],
+    *,
+    below: bool,
+) -> str:
+    """A name beside its point, above or below, where it covers no name before it."""
+    wide = _CHARACTER * len(name)
+    lifts = (16, -7, 30, -21) if below else (-7, 16, -21, 30)
+    places = [(x + side * 7, y + lift, side) for lift in lifts for side in (1, -1)]
+    spans = [(a if side > 0 else a - wide, b) for a, b, side in places]
+    free = [
+        i
+        for i, (left, base) in enumerate(spans)
+        if all(
+            left > end or left + wide < start or abs(base - line) > 12 for start, end, line in taken
+        )
+    ]
+    best = free[0] if free else 0
+    left, base = spans[best]
+    taken.append((left, left + wide, base))
+    anchor = "start" if places[best][2] > 0 else "end"
+    return _text(places[best][0], base, name, anchor=anchor, size=11)
+
+
 def _dot(mark: Mark, across: "_Scale", y: int | float, form: str) -> str:
     if not math.isfinite(mark.value):
         return ""
     x, colour = across(mark.value), COLOURS[mark.role]
-    whisker, limits = "", ""
-    if math.isfinite(mark.low) and math.isfinite(mark.high):
-        a, b = across(mark.low), across(mark.high)
-        whisker = (
-            f'<line class="{mark.role} line" x1="{a:.1f}" y1="{y:.1f}" x2="{b:.1f}" y2="{y:.1f}" '
-            f'stroke="{colour}" stroke-width="2"/>'
-        )
-        limits = f", {mark.low:{form}} to {mark.high:{form}}"
+    limits = _between(mark, form)
+    whisker = _whisker(mark.role, across(mark.low), y, across(mark.high), y) if limits else ""
     text = mark.text or f"{mark.role}: {mark.value:{form}}{limits}"
     return (
         f'<g><title>{escape(text)}</title>{whisker}<circle class="{mark.role} point" '

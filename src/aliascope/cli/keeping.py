@@ -1,6 +1,5 @@
 """Runs on the disk: shards put together, and what was written checked."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,14 +9,14 @@ from aliascope.cli.options import Json
 from aliascope.cli.output import print_json, say
 
 Runs = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(metavar="RUN...", help="Read what `aliascope measure --out` wrote here."),
 ]
 
 
 def merge(
     run: Annotated[
-        Path,
+        str,
         typer.Argument(metavar="RUN", help="Join the shards that were measured into this run."),
     ],
     as_json: Json = False,

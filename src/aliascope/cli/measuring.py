@@ -20,6 +20,7 @@ from aliascope.cli.options import (
     Limit,
     Map,
     Mean,
+    Only,
     Ops,
     Precision,
     Resize,
@@ -44,7 +45,7 @@ from aliascope.images.preprocessing import (
     customised,
 )
 from aliascope.models import LoadedModel
-from aliascope.results.files import file_name
+from aliascope.results.files import file_name, place
 
 _MEASURE = defaults_of(aliascope.measure)
 
@@ -62,10 +63,11 @@ def measure(
     ],
     images: Images = "photos",
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="DIRECTORY",
-            help="Write the run into this directory; of several models, each into one below it.",
+            help="Write the run into this directory, or one at an address such as s3://bucket/run; "
+            "of several models, each into one below it.",
         ),
     ] = None,
     weights: Weights = _MEASURE.weights,
@@ -76,6 +78,7 @@ def measure(
     std: Std = None,
     interpolation: Interpolation = None,
     ops: Ops = _MEASURE.ops,
+    only: Only = _MEASURE.only,
     precision: Precision = _MEASURE.precision,
     device: Device = None,
     shifts: Shifts = _MEASURE.shifts,
@@ -107,11 +110,14 @@ def measure(
                     run = aliascope.measure(
                         model,
                         images,
-                        out=out if out is None or len(models) == 1 else out / file_name(spec),
+                        out=out
+                        if out is None or len(models) == 1
+                        else place(out) / file_name(spec),
                         preprocess=_prepared(
                             model, preprocess, **pixels, interpolation=interpolation
                         ),
                         ops=ops,
+                        only=only,
                         precision=precision,
                         device=device,
                         shifts=shifts,
@@ -139,6 +145,11 @@ def measure(
         print_json([run.to_dict() for run in runs])
     if failed:
         raise typer.Exit(1)
+
+
+def _run_of(spec: str, out: str | None, models: list[str]) -> Any:
+    """Where the run of one of the models goes."""
+    return out if out is None or len(models) == 1 else place(out) / file_name(spec)
 
 
 def compare(
@@ -213,7 +224,7 @@ def compare(
 
 
 def _is_run(text: str) -> bool:
-    return (Path(text) / "run.json").exists()
+    return (place(text) / "run.json").exists()
 
 
 def _refuse_models(a: str, b: str, options: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from aliascope.measure import Engine as AnyEngine
+from aliascope.measure.batch import Only as AnyOnly
 from aliascope.measure.batch import Ops as AnyOps
 from aliascope.runtime import Precision as AnyPrecision
 from aliascope.shifts import Border
@@ -29,7 +30,7 @@ def defaults_of(function: Callable[..., Any]) -> SimpleNamespace:
 
 SOURCES = (
     "photos (they come with aliascope), a folder or glob, stl10, cifar10, imagenet:PATH, "
-    "imagefolder:PATH, hf:DATASET[:SPLIT] or wds:SHARDS"
+    "imagefolder:PATH, hf:DATASET[:SPLIT], wds:SHARDS or an address such as s3://bucket/folder"
 )
 SHIFTS_HELP = (
     "Move each picture by one pixel: crop moves the window by a pixel of the network's, native by "
@@ -115,6 +116,9 @@ Interpolation = Annotated[
     typer.Option(
         metavar="METHOD", help="Resize with bilinear, bicubic or another method of Pillow's."
     ),
+]
+Only = Annotated[
+    AnyOnly, typer.Option(help="Measure all, or the layers alone (avr), of one view and not five.")
 ]
 Ops = Annotated[AnyOps, typer.Option(help=OPS_HELP)]
 BatchSize = Annotated[

@@ -18,10 +18,10 @@ from aliascope.images import ImageSource, open_images
 from aliascope.images.preprocessing import crop_of
 from aliascope.measure import measure
 from aliascope.measure.batch import prepare
-from aliascope.measure.shiftmap import shift_curves, telling
+from aliascope.measure.shiftmap import telling, telling_curves
 from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, load_model
-from aliascope.results.files import Result, plain, write_file
+from aliascope.results.files import Result, write_file
 from aliascope.results.text import fitted, interval, number, wrapped
 from aliascope.results.verdicts import FEW
 from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
@@ -89,13 +89,8 @@ class Comparison(Result):
         names = ["metric", "layer_a", "layer_b", "kind"]
         return both.reindex(columns=[*names, *both.columns.difference(names, sort=False)])
 
-    def to_dict(self) -> dict[str, Any]:
-        """The same in JSON's own types, the frames as lists of rows; None is NaN or infinite."""
-        agreement = {"prediction_agreement": self.prediction_agreement._asdict()}
-        return plain({"verdict": self.verdict, **vars(self), **agreement})
-
-    def __str__(self) -> str:
-        return "\n\n".join(filter(None, _blocks(self)))
+    def _blocks(self) -> Iterator[str]:
+        return _blocks(self)
 
 
 def compare(
@@ -235,7 +230,6 @@ def _keep_curves(
         if isinstance(images, ImageSource)
         else open_images(images, **_only(options, "limit"))
     )
-    pictures = {image.id: image.pixels for image in source if image.id in chosen}
     preprocess = options.get("preprocess", "model")
     instruments = {
         side: prepare(
@@ -246,9 +240,7 @@ def _keep_curves(
         )
         for side, model in zip("AB", models, strict=True)
     }
-    border = runs[0].config["border"]
-    curves = shift_curves(instruments, pictures, border=border)
-    curves = curves.assign(why=[chosen[name] for name in curves["image_id"]])
+    curves = telling_curves(instruments, source, chosen, border=runs[0].config["border"])
     write_file(file, curves.to_csv(index=False).encode())
 
 

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from aliascope.errors import AliascopeError
 from aliascope.explorer import drawing
 from aliascope.explorer.session import MAX_BYTES, Explorer, Photo, read_photo
-from aliascope.explorer.state import BORDERS, METHODS, UPLOADED, Shown, restored
+from aliascope.explorer.state import BORDERS, METHODS, UPLOADED, Shown, restored, sample_name
 from aliascope.measure.shiftmap import RADIUS, shift_by
 
 _FILES = files("aliascope.explorer")
@@ -50,8 +50,9 @@ class Page(gr.Blocks):
     def launch(self, *args: Any, **settings: Any) -> Any:
         """As Gradio's."""
         fonts, mono = ([gradio.themes.Font(name) for name in names] for names in _FONTS)
+        theme = gradio.themes.Base(primary_hue="blue", font=fonts, font_mono=mono)
         defaults: dict[str, Any] = {
-            "theme": gradio.themes.Base(primary_hue="blue", font=fonts, font_mono=mono),
+            "theme": theme.set(body_text_color_subdued="*neutral_600"),  # Gradio's is too pale
             "css": (_FILES / "page.css").read_text(encoding="utf-8"),
             "max_file_size": MAX_BYTES,
             "state_session_capacity": 64,
@@ -66,6 +67,15 @@ class Page(gr.Blocks):
 
 _ADDRESS = "query => { if (query) history.replaceState(null, '', query); }"
 """Keeps the link to what is shown in the browser's own bar."""
+
+
+_PICKED = """element.addEventListener("click", (event) => {
+  const square = event.target.closest("[data-at]");
+  if (!square) return;
+  const [rows, columns] = square.dataset.at.split(",").map(Number);
+  trigger("click", { rows, columns });
+});"""
+"""Tells of a click on a map which shift it is of."""
 
 
 @dataclass
@@ -119,11 +129,16 @@ class Answers:
         """One of the two shifts."""
 
         def handle(reader: Reader, value: float | int) -> list[Any]:
-            steps = max(-RADIUS, min(RADIUS, int(value)))
-            reader.shown = replace(reader.shown, **{field: steps})
+            reader.shown = replace(reader.shown, **{field: _step(value)})
             return self._drawn(reader)
 
         return handle
+
+    def picked(self, reader: Reader, square: gr.EventData) -> list[Any]:
+        """Both shifts, by a click on a map; the sliders follow."""
+        rows, columns = _step(square.rows), _step(square.columns)
+        reader.shown = replace(reader.shown, rows=rows, columns=columns)
+        return [*self._drawn(reader), columns, rows]
 
     def layers(self, reader: Reader) -> str:
         """The spectra."""
@@ -165,7 +180,7 @@ class Answers:
             guesses = [explorer.guesses(spec, photo, shift, shown.border) for spec in shown.specs]
             return [
                 drawing.message(notes) if notes else "",
-                drawing.answer(shown, _sample_name(photo.name), picture, guesses),
+                drawing.answer(shown, sample_name(photo.name), picture, guesses),
                 *self._mapped(shown, photo),
                 self._linked(shown, photo),
                 shown.query,
@@ -207,7 +222,7 @@ def page(explorer: Explorer) -> Page:
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 file = gr.File(label="Drop a photograph", height=160, elem_id="drop")
-                names = [(_sample_name(sample), sample) for sample in offer.samples]
+                names = [(sample_name(sample), sample) for sample in offer.samples]
                 sample = gr.Radio(names, value=first.sample, label="or take one of these")
             with gr.Column(scale=3, min_width=280, elem_id="top"):
                 notes, answer = _html("notes"), _html("answer")
@@ -230,8 +245,11 @@ def page(explorer: Explorer) -> Page:
             )
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
-                _text("<h2>Predictions at every shift</h2>")
-                maps = _html("maps")
+                _text(
+                    "<h2>Predictions at every shift</h2><p>A click on a square shifts the "
+                    "photograph by it.</p>"
+                )
+                maps = _html("maps", _PICKED)
             with gr.Column(scale=1, min_width=280):
                 _text("<h2>Confidence along both axes</h2>")
                 curves = _html("curves")
@@ -266,16 +284,23 @@ def page(explorer: Explorer) -> Page:
             slider.input(
                 answers.moved(field), [reader, slider], drawn, trigger_mode="always_last", **fast
             ).then(None, query, None, js=_ADDRESS, **quiet)
+        maps.click(answers.picked, reader, [*drawn, dx, dy], **fast).then(
+            None, query, None, js=_ADDRESS, **quiet
+        )
         png.click(None, None, None, js=(_FILES / "png.js").read_text(encoding="utf-8"))
     return blocks
+
+
+def _step(value: float | int) -> int:
+    return max(-RADIUS, min(RADIUS, int(value)))
 
 
 def _wrong(error: AliascopeError) -> list[Any]:
     return [drawing.message([str(error)], wrong=True), *[gr.skip()] * 5]
 
 
-def _html(name: str = "") -> Any:
-    return gr.HTML("", elem_id=name or None, elem_classes="scope", apply_default_css=False)
+def _html(name: str, js: str | None = None) -> Any:
+    return gr.HTML("", elem_id=name, elem_classes="scope", apply_default_css=False, js_on_load=js)
 
 
 def _text(html: str) -> Any:
@@ -284,13 +309,3 @@ def _text(html: str) -> Any:
 
 def _slider(label: str, name: str) -> gr.Slider:
     return gr.Slider(-RADIUS, RADIUS, 0, step=1, label=label, elem_id=name)
-
-
-def _sample_name(sample: str) -> str:
-    """Of a crop, its photograph.
-
-    >>> _sample_name("chelsea.png#0-0"), _sample_name("me.jpg")
-    ('chelsea', 'me.jpg')
-    """
-    name, cut, _ = sample.partition("#")
-    return Path(name).stem if cut else sample

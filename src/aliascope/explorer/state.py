@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -107,3 +108,13 @@ def restored(query: Mapping[str, Any], offer: Offer) -> tuple[Shown, list[str]]:
         del asked["sample"]
         complaints.append("a link does not hold the photograph: drop it again to see the same")
     return replace(offer.first, **asked), complaints
+
+
+def sample_name(sample: str) -> str:
+    """Of a crop, its photograph.
+
+    >>> sample_name("chelsea.png#0-0"), sample_name("me.jpg")
+    ('chelsea', 'me.jpg')
+    """
+    name, cut, _ = sample.partition("#")
+    return Path(name).stem if cut else sample

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from aliascope.finetune.training import Training
 from aliascope.images import Entry, ImageSource, open_images
 from aliascope.images.preprocessing import Preprocessing
 from aliascope.models import LoadedModel, load_model
+from aliascope.records import Report
 from aliascope.results.files import lock, plain
 from aliascope.results.text import columns, wrapped
 from aliascope.results.verdicts import digits
@@ -101,7 +102,7 @@ def finetune(
     checkpoint_seconds: int | float = 120.0,
     cache_bytes: int | float = 2e9,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Report | None = None,
     **overrides: Any,
 ) -> FineTuned:
     """Win accuracy back after surgery, or lower aliasing without any: distil from the old network.
@@ -126,7 +127,8 @@ def finetune(
         checkpoint_seconds: how much work, in seconds, a kill may cost.
         cache_bytes: of memory for decoded pictures; the others are decoded every time.
         threads: that decode; by default as many as there are cores.
-        progress: called after each step with the steps done and their number.
+        progress: called after each step with the steps done, their number, and what it waits for:
+            decoding or step.
         overrides: single settings by name, in place of those of `settings`.
 
     Returns:

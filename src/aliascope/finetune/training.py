@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -18,9 +18,11 @@ from aliascope.finetune.evaluation import HeldOut
 from aliascope.finetune.losses import Objective, Runner, feature_layers, penalised
 from aliascope.finetune.optimisation import Average, optimiser, rate_at
 from aliascope.finetune.settings import FinetuneSettings
+from aliascope.images.ahead import waits_for
 from aliascope.images.preprocessing import Preprocessing
 from aliascope.measure.fusion import fuse_batch_norm
 from aliascope.models import LoadedModel
+from aliascope.records import Report
 from aliascope.runtime import copied, failures_named, tf32
 from aliascope.taps import strided_layers
 
@@ -79,7 +81,7 @@ class Training:
         *,
         checkpoint_seconds: int | float,
         threads: int | None,
-        report: Callable[[int, int], None],
+        report: Report,
     ) -> None:
         """Do what is still to do of the steps, evaluate on the way, keep checkpoints."""
         settings, state = self.settings, self.progress
@@ -95,11 +97,11 @@ class Training:
             mixup=settings.mixup,
             threads=threads,
         )
-        saved = time.monotonic()
+        saved, waiting = time.monotonic(), "decoding"
         try:
             with closing(batches):
                 while True:
-                    report(state.step, settings.steps)
+                    report(state.step, settings.steps, waiting)
                     if self._due(held_out):
                         self._evaluate(held_out)
                         saved = -math.inf
@@ -108,7 +110,7 @@ class Training:
                         saved = time.monotonic()
                     if state.step == settings.steps:
                         break
-                    self.step(batches)
+                    waiting = self.step(batches)
                     state.unreadable |= photos.unreadable
         except (ModelError, RunError):
             raise
@@ -118,14 +120,18 @@ class Training:
             raise
         checkpoints.finish(state)
 
-    def step(self, batches: Iterator[Tensor]) -> None:
+    def step(self, batches: Iterator[Tensor]) -> str:
         """One step of the optimiser; interrupted before its end, it leaves no trace.
+
+        Returns:
+            What it waited for: decoding or step.
 
         Raises:
             ModelError: the loss or its gradient is not finite.
         """
         state, started = self.progress, time.monotonic()
         views_ = next(batches).to(self.device)
+        decoding = time.monotonic() - started
         statistics = [(b, b.clone()) for b in state.student.buffers()]
         try:
             parts = self._backward(views_)
@@ -142,8 +148,10 @@ class Training:
         state.average.update(state.step)
         for name, value in parts.items():
             state.losses[name] = state.losses.get(name, 0.0) + value
-        state.seconds += time.monotonic() - started
+        whole = time.monotonic() - started
+        state.seconds += whole
         self._whole = True
+        return waits_for(decoding, whole, "step")
 
     def _backward(self, views_: Tensor) -> dict[str, float]:
         """Leave the clipped gradient in the student; the parts of the loss, and their sum."""

@@ -15,6 +15,7 @@ from aliascope.images.decoding import MAX_PIXELS, decode, explained
 from aliascope.images.files import from_class_folders, from_imagenet, from_path
 from aliascope.images.labels import labels_fit
 from aliascope.images.photos import from_photos
+from aliascope.images.remote import from_address
 from aliascope.images.source import Entry, ImageSource, Skipped
 from aliascope.images.streams import from_hugging_face, from_webdataset
 
@@ -60,6 +61,7 @@ def open_images(
     | `imagefolder:PATH` | one folder a class | place among the sorted folders |
     | `hf:DATASET[:SPLIT]` | a Hugging Face data set, streamed | its first `ClassLabel` |
     | `wds:SHARDS` | local WebDataset tar files; braces and wildcards allowed | `cls` |
+    | an address, `s3://bucket/folder` | every picture below it, as for a folder | none |
     | a data set | (PIL image or tensor, label) pairs, as torchvision has them | yes |
 
     Class folders take turns, one picture each, so that a limited part still holds every class. An
@@ -99,7 +101,10 @@ def open_images(
 def _open(spec: str) -> ImageSource:
     kind, colon, rest = spec.partition(":")
     with explained(f"{spec!r} cannot be read", OSError):
-        opened = _KINDS[kind + colon](rest) if kind + colon in _KINDS else from_path(spec)
+        if kind + colon in _KINDS:
+            opened = _KINDS[kind + colon](rest)
+        else:
+            opened = from_address(spec) if rest.startswith("//") else from_path(spec)
     if opened is not None:
         return opened
     kinds = [known.replace(":", ":…") for known in _KINDS]

@@ -13,6 +13,9 @@ from torch import Tensor
 from aliascope.errors import ImageError
 from aliascope.images.source import Entry
 
+_NOTICED = 0.1
+"""Share of the time that was spent waiting for pictures, beyond which that is worth saying."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -96,3 +99,17 @@ def in_threads(
     finally:
         workers.shutdown(cancel_futures=True)
         torch.set_num_threads(own_threads)
+
+
+def waits_for(decoding: int | float, whole: int | float, work: str) -> str:
+    """What a bar says that it waits for: decoding, or the work that is done with the pictures.
+
+    Args:
+        decoding: seconds spent waiting for pictures.
+        whole: seconds of all.
+        work: its name.
+
+    >>> waits_for(0.5, 1, "step"), waits_for(0.01, 1, "step")
+    ('decoding', 'step')
+    """
+    return "decoding" if decoding > _NOTICED * whole else work

@@ -95,6 +95,10 @@ def labels_beside(folder: Path, names: Sequence[str]) -> Table:
     return Table(labels, frozenset(n for _, n in told if n is not None), notices)
 
 
+LEFT_OPEN = "whether an answer is correct is left open"
+"""How a notice of labels that do not fit ends."""
+
+
 def labels_fit(source: ImageSource, classes: int | None) -> tuple[bool, str]:
     """Whether labels number a network's own classes, and what the user should know of that, or "".
 
@@ -109,7 +113,7 @@ def labels_fit(source: ImageSource, classes: int | None) -> tuple[bool, str]:
     if not classes:
         return False, ""
     name = source.spec or "the source"
-    blank = f"the network has {classes} classes: whether an answer is correct is left open"
+    blank = f"the network has {classes} classes: {LEFT_OPEN}"
     if source.labels:
         return _table_fits(source.labels, classes, name, blank)
     if source.classes is not None:

@@ -17,13 +17,14 @@ from torch.utils.data import Dataset
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
-from aliascope.measure.batch import Instrument, Ops, prepare, rows_of
+from aliascope.measure.batch import Instrument, Only, Ops, prepare, rows_of
 from aliascope.measure.on_ray import on_ray
 from aliascope.measure.store import Run
 from aliascope.measure.workers import checked, in_processes
 from aliascope.measure.writing import RunWriter, Shard
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Report
+from aliascope.results.files import Place
 from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
 
@@ -38,10 +39,11 @@ def measure(
     model: str | nn.Module | LoadedModel,
     images: str | Path | ImageSource | Sequence[Any] | Dataset[Any],
     *,
-    out: str | Path | None = None,
+    out: Place | None = None,
     weights: str | Path = "pretrained",
     preprocess: PreprocessingName | Preprocessing = "model",
     ops: Ops = "all",
+    only: Only = "all",
     precision: Precision = "fp32",
     device: str | None = None,
     shifts: Border | None = None,
@@ -61,13 +63,16 @@ def measure(
         model: a spec, a module, or what `load_model` returned. It is measured in eval mode, on a
             copy; a module that is given stays as it is.
         images: a source as `open_images` takes it.
-        out: the run directory; an equal run that was interrupted is continued, and one of fewer of
-            these images is extended by the others. None keeps the rows in memory.
+        out: the run directory, also at an address (s3://…, extra `cloud`); an equal run that was
+            interrupted is continued, and one of fewer of these images is extended by the others.
+            None keeps the rows in memory.
         weights: "pretrained", "random" or a file.
         preprocess: "model" for the model's own evaluation transform, "resize224" for
             Resize((224, 224)) with ImageNet statistics, as published, or your own.
         ops: "all" that downsample, or "conv": convolutions and what took their place, without
             pools, as published.
+        only: "avr" for the layers alone: one view of each image in place of five, and nothing is
+            said of predictions.
         precision: of the forward pass; ratios are computed in float32 all the same.
         device: "cpu", "cuda", "cuda:1", …; by default CUDA where there is one.
         shifts: how the picture moves by one pixel. "crop", the default where the crop leaves room:
@@ -112,7 +117,13 @@ def measure(
         source = replace(source, shard=checked(shard, out))
     loaded = load_model(model, weights=weights, seed=seed, size=crop_of(preprocess))
     instrument = prepare(
-        loaded, preprocess=preprocess, ops=ops, precision=precision, device=device, border=shifts
+        loaded,
+        preprocess=preprocess,
+        ops=ops,
+        only=only,
+        precision=precision,
+        device=device,
+        border=shifts,
     )
     identities = source.identities()
     fits, unfit = labels_fit(source, instrument.classes)
@@ -125,6 +136,7 @@ def measure(
         "labels_fit": fits,
         "preprocessing": instrument.preprocessing.to_dict(),
         "ops": ops,
+        "only": only,
         "precision": precision,
         "shifts": [asdict(shift) for shift in ONE_PIXEL],
         "border": instrument.border,

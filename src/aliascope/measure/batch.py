@@ -37,6 +37,7 @@ from aliascope.stability import logits_of, stability
 from aliascope.taps import Decimation, decimations, evaluating, tap, trace
 
 Ops = Literal["all", "conv"]
+Only = Literal["all", "avr"]
 Columns = dict[str, Tensor]
 
 LAYER_COLUMNS = (*AVR_VARIANTS, *SAMPLED_VARIANTS)
@@ -97,6 +98,7 @@ def prepare(
     *,
     preprocess: PreprocessingName | Preprocessing = "model",
     ops: Ops = "all",
+    only: Only = "all",
     precision: Precision = "fp32",
     device: str | None = None,
     border: Border | None = None,
@@ -122,6 +124,8 @@ def prepare(
     if found.no_classifier:
         notices.append(found.no_classifier)
         border = "circular"  # no shifts at all
+    if only == "avr":
+        classes, border = None, "circular"
     if border is None:
         border = "crop" if preprocessing.room else "circular"
         if not preprocessing.room:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,13 +9,13 @@ import pyarrow as pa
 from aliascope.errors import RunError
 from aliascope.measure.parts import DAMAGE, KINDS, Digests, file_of, read_part, together, write_part
 from aliascope.measure.store import RECORD, SHARD, Run, record_of, records, shards_left
-from aliascope.results.files import Result, lock, plain, refusal, sealed, write_file
+from aliascope.results.files import Place, Result, lock, place, plain, refusal, sealed, write_file
 from aliascope.results.text import wrapped
 
 _PART = 100_000  # images: a part that is read at once
 
 
-def merge(path: str | Path) -> Run:
+def merge(path: Place) -> Run:
     """Make one run of the shards that several processes wrote, of few and large parts.
 
     Nothing is measured; a run without shards keeps its state, and its parts are joined.
@@ -25,7 +24,7 @@ def merge(path: str | Path) -> Run:
         RunError: a shard is missing or not complete, a part is damaged, somebody is writing, or it
             cannot be written; the run stays as it was.
     """
-    path = Path(path)
+    path = place(path)
     if not any(records(path)):
         Run.open(path)  # which says what is wrong
     held = lock(path, RECORD, SHARD.format("*"), others=".lock-*")
@@ -50,7 +49,7 @@ def merge(path: str | Path) -> Run:
         held.release()
 
 
-def _joined(run: Run, path: Path) -> tuple[dict[str, Digests], list[str]]:
+def _joined(run: Run, path: Place) -> tuple[dict[str, Digests], list[str]]:
     """The parts, small ones together in new files, and which of the old are no longer needed."""
     numbers = (part.removeprefix("part-") for part in run.parts)
     number = 1 + max((int(text) for text in numbers if text.isdecimal()), default=-1)
@@ -137,13 +136,13 @@ class Verified(Result):
         return f"{wrapped(lines)}\n\n{wrapped([self.verdict])}"
 
 
-def verify(path: str | Path) -> Verified:
+def verify(path: Place) -> Verified:
     """Read all of a run again: digests, numbers of rows, and what belongs to nothing.
 
     Raises:
         RunError: it is no run directory, or a record of it is damaged.
     """
-    run = Run.open(path := Path(path))
+    run = Run.open(path := place(path))
     damaged, ids, parts = [], [], 0
     for part, digests in run.parts.items():
         wrong, tables = [], {}

@@ -2,13 +2,13 @@
 
 import os
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from aliascope.errors import AliascopeError, RunError
 from aliascope.measure.merging import merge
 from aliascope.measure.store import Run
 from aliascope.records import Report
+from aliascope.results.files import Place, place
 
 _PER_SLOT = 4
 """Shards a GPU, or a CPU where there is none: what a lost node costs is a fraction of its share."""
@@ -22,7 +22,7 @@ def on_ray(
     options: dict[str, Any],
     *,
     address: str | None,
-    out: str | Path | None,
+    out: Place | None,
     progress: Report | None,
 ) -> Run:
     """What `measure` with these options returns, from the nodes of a Ray cluster.
@@ -64,7 +64,7 @@ def on_ray(
                 "`ray start --head`, or leave --address out"
             ) from error
     try:
-        _all_shards(ray, model, images, options | {"out": str(Path(out).absolute())}, progress)
+        _all_shards(ray, model, images, options | {"out": str(place(out).absolute())}, progress)
     finally:
         if started:
             ray.shutdown()

@@ -8,7 +8,6 @@ RUN/layers/part-NNNNN.parquet    a row an image and layer
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aliascope.records import StridedLayer
-from aliascope.results.files import write_file
+from aliascope.results.files import Place, write_file
 
 KINDS = ("layers", "images")
 TYPES: dict[str, pa.DataType] = dict.fromkeys(
@@ -33,12 +32,12 @@ Digests = dict[str, str]
 """Kind → SHA-256 of that file."""
 
 
-def file_of(path: Path, kind: str, part: str) -> Path:
+def file_of(path: Place, kind: str, part: str) -> Place:
     """Where a part's rows of that kind lie."""
     return path / kind / f"{part}.parquet"
 
 
-def write_part(path: Path, part: str, tables: dict[str, pa.Table]) -> Digests:
+def write_part(path: Place, part: str, tables: dict[str, pa.Table]) -> Digests:
     """Write both files, the images' last."""
     digests = {}
     for kind in KINDS:
@@ -48,14 +47,14 @@ def write_part(path: Path, part: str, tables: dict[str, pa.Table]) -> Digests:
     return digests
 
 
-def read_part(path: Path, kind: str, part: str, digest: str) -> pa.Table:
+def read_part(path: Place, kind: str, part: str, digest: str) -> pa.Table:
     """Its rows of that kind; raises one of `DAMAGE` unless they are what was written."""
     data = verified(path, kind, part, digest)
     # Of a small file the threads would cost more than the reading.
     return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=len(data) > _SMALL)
 
 
-def verified(path: Path, kind: str, part: str, digest: str) -> bytes:
+def verified(path: Place, kind: str, part: str, digest: str) -> bytes:
     """The bytes of a file; raises OSError unless they are those that were written."""
     # Parquet's own checksums cover its pages, not what it says of them.
     data = file_of(path, kind, part).read_bytes()

@@ -1,6 +1,6 @@
 """Predictions of single photographs at many shifts: where they flip, and how sure they are."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aliascope.measure.batch import Instrument, view_logits
+from aliascope.records import Image
 from aliascope.shifts import Border, Shift, largest, windows
 
 RADIUS = 8
@@ -141,6 +142,19 @@ def shift_curves(
             frame.insert(1, "model", name)
             frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def telling_curves(
+    instruments: Mapping[str, Instrument],
+    images: Iterable[Image],
+    chosen: Mapping[str, str],
+    *,
+    border: Border = "crop",
+) -> pd.DataFrame:
+    """`shift_curves` of the photographs that `telling` chose, with a column more: why."""
+    pictures = {image.id: image.pixels for image in images if image.id in chosen}
+    curves = shift_curves(instruments, pictures, border=border)
+    return curves.assign(why=[chosen[name] for name in curves["image_id"]])
 
 
 def telling(a: pd.DataFrame, b: pd.DataFrame, *, each: int = 2) -> dict[str, str]:

@@ -18,7 +18,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -39,10 +38,10 @@ from aliascope.measure.parts import (
     together,
 )
 from aliascope.records import StridedLayer
-from aliascope.results.files import plain, refuse_another, unsealed
+from aliascope.results.files import Place, place, plain, refuse_another, unsealed
 from aliascope.results.text import columns, pair, wrapped
 from aliascope.results.verdicts import sample, share, under
-from aliascope.statistics import mean_intervals
+from aliascope.statistics import group_means, mean_intervals
 
 State = Literal["running", "complete", "interrupted", "failed"]
 
@@ -68,7 +67,7 @@ class Run:
     strided_layers: list[StridedLayer]
     info: dict[str, Any]
     """What is recorded and not compared: versions, device, command, batch size, process id."""
-    path: Path | None = None
+    path: Place | None = None
     """The run directory; None where the rows live in memory."""
     state: State = "running"
     """A process killed without notice leaves "running" behind."""
@@ -85,7 +84,7 @@ class Run:
     """The rows that are in no file: all of them where there is no directory."""
 
     @classmethod
-    def open(cls, path: str | Path) -> "Run":
+    def open(cls, path: Place) -> "Run":
         """Open a run directory, complete or not; the rows are read when they are asked for.
 
         Of a run that several processes write a shard each, all their records make one run. It is
@@ -95,7 +94,7 @@ class Run:
             RunError: there is none, it is no run directory, a record cannot be read or is of
                 another run, or another aliascope wrote it.
         """
-        path = Path(path)
+        path = place(path)
         found = {file.name: _opened(file) for file in records(path)}
         if not found:
             raise RunError(
@@ -132,7 +131,7 @@ class Run:
 
     def read(self, part: str, kind: str) -> pa.Table:
         """The rows of one part; raises RunError unless they are what was written."""
-        path = self.path or Path()
+        path = self.path
         try:
             return read_part(path, kind, part, self.parts[part][kind])
         except DAMAGE as error:
@@ -143,13 +142,22 @@ class Run:
             ) from error
 
     @property
+    def photographs(self) -> pd.Series:
+        """Image id → the photograph that it was cut from."""
+        ids = self.images["image_id"]
+        return self.images.get("group", ids).set_axis(ids)
+
+    @property
     def verdict(self) -> str:
         """How far predictions move and which layer aliases most, in words."""
         return " ".join(_sentences(self)) if len(self.images) else "No image was measured."
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a metric, of the images and then of each layer: mean and standard deviation."""
+        """A row a metric, of the images and then of each layer: mean and standard deviation.
+
+        As everywhere, an observation is a photograph, the mean of its images.
+        """
         summary = self.to_dict()
         found = [({"layer": "", "kind": ""}, summary["metrics"])]
         found += [({"layer": x["name"], "kind": x["kind"]}, x) for x in summary["layers"]]
@@ -166,14 +174,15 @@ class Run:
 
         Returns:
             Besides run.json's keys "path"; "measured", the number of images; "verdict"; "metrics"
-            and, in each of "layers": {mean, std} a metric, None where undefined ("correct" is the
-            accuracy).
+            and, in each of "layers": {mean, std} a metric over photographs, None where undefined
+            ("correct" is the accuracy).
         """
+        groups = self.photographs
         layers = [
-            row | _moments(self.layers, self.layers["layer"] == row["name"], _LAYER_METRICS)
+            row | _moments(self.layers[self.layers["layer"] == row["name"]], groups, _LAYER_METRICS)
             for row in map(asdict, self.strided_layers)
         ]
-        metrics = _moments(self.images, slice(None), _IMAGE_METRICS)
+        metrics = _moments(self.images, groups, _IMAGE_METRICS)
         del metrics["correct"]["std"]  # of a truth value the mean says all
         rows = {"path": self.path, "measured": len(self.images), "verdict": self.verdict}
         rows |= {"metrics": metrics}
@@ -199,7 +208,7 @@ class Run:
         return "\n\n".join(filter(None, blocks))
 
 
-def records(path: Path) -> Iterator[Path]:
+def records(path: Place) -> Iterator[Place]:
     """The files by which a directory is known as a run's."""
     yield from (file for file in [path / RECORD] if file.exists())
     yield from sorted(path.glob(SHARD.format("*")))
@@ -216,7 +225,7 @@ def identity_of(run: Run) -> dict[str, Any]:
     return run.config | {"layers": [layer.name for layer in run.strided_layers]}
 
 
-def shards_left(path: Path) -> list[str]:
+def shards_left(path: Place) -> list[str]:
     """Shards of a run, I/N, that are not complete."""
     return _left({file.name: _opened(file) for file in records(path) if file.name != RECORD})
 
@@ -236,7 +245,7 @@ def _left(found: dict[str, Run]) -> list[str]:
     return min(left, key=len, default=[])
 
 
-def _opened(file: Path) -> Run:
+def _opened(file: Place) -> Run:
     path = file.parent
     try:
         version = json.loads(data := file.read_bytes())["format"]
@@ -304,9 +313,7 @@ def _layer(row: dict[str, Any]) -> StridedLayer:
 
 def _sentences(run: Run) -> Iterator[str]:
     """What `Run.verdict` says, from the means over photographs."""
-    images = run.images.set_index("image_id")
-    groups = images["group"] if "group" in images else images.index.to_series()
-    photographs = len(set(groups))
+    images, groups = run.images.set_index("image_id"), run.photographs
     means = mean_intervals(images.reindex(columns=["logit_instability", "agreement"]), groups)
     means = means.clip(lower=0)  # neither can be negative, an interval of few photographs can
     if np.isfinite(means["value"].to_numpy(float)).all():
@@ -321,15 +328,16 @@ def _sentences(run: Run) -> Iterator[str]:
         most = folded["value"].idxmax()
         energy = share(*folded.loc[most].clip(0, 1), of="the energy of its samples")
         yield f"{most} aliases most: folded is {energy}."
-    yield sample(len(images), photographs)
-    if photographs < len(images):
-        yield "These are means over photographs, in the table over images."
+    yield sample(len(images), groups.nunique())
 
 
-def _moments(frame: pd.DataFrame, rows: Any, names: dict[str, str]) -> dict[str, dict[str, float]]:
-    """Mean and sample standard deviation; NaN for a metric that was not measured."""
-    values = frame.reindex(columns=list(names)).loc[rows].astype(float)
-    return values.agg(["mean", "std"]).to_dict()
+def _moments(
+    rows: pd.DataFrame, groups: pd.Series, names: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """Mean and sample standard deviation over photographs; NaN where a metric was not measured."""
+    values = rows.reindex(columns=list(names)).astype(float)
+    each = group_means(values, groups.loc[rows["image_id"]])
+    return each.agg(["mean", "std"]).to_dict()
 
 
 def _cell(moments: dict[str, float | None]) -> str:

@@ -7,7 +7,6 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from aliascope.errors import AliascopeError, RunError
@@ -16,13 +15,14 @@ from aliascope.measure.parts import KINDS
 from aliascope.measure.store import Run
 from aliascope.measure.writing import Shard
 from aliascope.records import Report
+from aliascope.results.files import Place, place
 
 _TRIES = 3
 """How often a shard is begun whose process dies, as of too little memory."""
 _POLL = 0.2  # seconds
 
 
-def checked(shard: Shard, out: str | Path | None) -> Shard:
+def checked(shard: Shard, out: Place | None) -> Shard:
     """The shard; raises RunError if there is no such one, or nowhere for the shards to meet."""
     index, count = shard
     if not 0 <= index < count:
@@ -38,7 +38,7 @@ def in_processes(
     options: dict[str, Any],
     workers: int,
     *,
-    out: str | Path | None,
+    out: Place | None,
     progress: Report | None,
 ) -> Run:
     """What `measure` with these options returns, from so many processes.
@@ -56,7 +56,7 @@ def in_processes(
             else f"{workers} workers measure nothing: give at least 1"
         )
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder if out is None else out)
+        path = place(folder if out is None else out)
         with _started(model, images, path, options, workers) as (pool, told):
             _attend(pool, told, progress)
         run = merge(path)
@@ -81,7 +81,7 @@ class _Worker:
 
 @contextmanager
 def _started(
-    model: Any, images: Any, path: Path, options: dict[str, Any], workers: int
+    model: Any, images: Any, path: Place, options: dict[str, Any], workers: int
 ) -> Iterator[tuple[list[_Worker], Any]]:
     context = multiprocessing.get_context("spawn")  # CUDA cannot be used in a forked process
     told = context.Queue()

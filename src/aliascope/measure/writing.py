@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,9 @@ from aliascope.measure.parts import (
 from aliascope.measure.store import RECORD, SHARD, Run, identity_of, record_of, records
 from aliascope.records import StridedLayer
 from aliascope.results.files import (
+    Place,
     lock,
+    place,
     plain,
     refusal,
     refuse_another,
@@ -96,7 +97,7 @@ class RunWriter:
 
     def __init__(
         self,
-        path: str | Path | None,
+        path: Place | None,
         config: dict[str, Any],
         layers: Sequence[StridedLayer],
         info: dict[str, Any],
@@ -107,7 +108,7 @@ class RunWriter:
     ) -> None:
         # Through JSON, so that a run in memory and one read back have the same config.
         self.run = Run(plain(config), list(layers), info | {"pid": os.getpid()})
-        self.run.path = None if path is None else Path(path)
+        self.run.path = None if path is None else place(path)
         self.measured: frozenset[str] = frozenset()
         self.previous_info: dict[str, Any] | None = None
         self._identities = identities
@@ -132,7 +133,7 @@ class RunWriter:
             self._held = held.pop_all()
         return self
 
-    def _resume(self, path: Path) -> None:
+    def _resume(self, path: Place) -> None:
         if earlier := next(records(path), None) and Run.open(path):
             refuse_another(path, identity_of(earlier), identity_of(self.run))
             held = self._sound(path, earlier)
@@ -153,7 +154,7 @@ class RunWriter:
                 for leftover in (path / kind).glob(f".{self._prefix}*.tmp"):
                     leftover.unlink()
 
-    def _sound(self, path: Path, earlier: Run) -> dict[str, str]:
+    def _sound(self, path: Place, earlier: Run) -> dict[str, str]:
         """Take over the parts that are ours and whole; the ids of all that is measured."""
         held: dict[str, str] = {}
         for part, digests in earlier.parts.items():

@@ -9,7 +9,7 @@ DEFINITIONS = {
         "agreement",
         (
             "the share of the four one-pixel shifts that leave an image's prediction as it is, "
-            "mean over images."
+            "mean over photographs."
         ),
     ),
     "logit_instability": (

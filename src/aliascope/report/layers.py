@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from aliascope.measure.store import Run
 from aliascope.report.blocks import Chart, Section, Table, cell, limits
+from aliascope.statistics import mean_intervals
 from aliascope.svg import Line, Mark, curves, dots, heat
 
 _SHOWN = {
@@ -100,18 +102,24 @@ def of_comparison(layers: pd.DataFrame) -> Section:
     return section(charts, Table("layers", header, rows), text)
 
 
-def of_run(means: Any) -> Section:
-    """Of one run: a row a layer, columns of the metrics, in the order of execution."""
-    known = [m for m in _SHOWN if m in means and means[m].notna().any()]
-    charts = {
-        m: {str(name): [Mark("baseline", float(x))] for name, x in means[m].items()} for m in known
-    }
-    rows = [
-        [cell(str(name)), *(cell(float(row[m]), ".4f") for m in known)]
-        for name, row in means.iterrows()
-    ]
-    header = ["layer", *(_SHOWN[m][0] for m in known)]
-    return section(charts, Table("layers", header, rows), "Means over images.")
+def of_run(run: Run) -> Section:
+    """Of one run: a row a layer, in the order of execution."""
+    charts: dict[str, dict[str, list[Mark]]] = {}
+    rows = {layer.name: [cell(layer.name)] for layer in run.strided_layers}
+    for metric in _SHOWN:
+        values = run.layers.reindex(columns=["image_id", "layer", metric]).dropna()
+        if values.empty:
+            continue
+        values = values.pivot_table(metric, "image_id", "layer", observed=True)
+        means = mean_intervals(
+            values.reindex(columns=list(rows)), run.photographs.loc[values.index]
+        )
+        charts[metric] = {name: [Mark("baseline", *x)] for name, *x in means.itertuples()}
+        for name, *x in means.itertuples():
+            rows[name].append(limits(*x, ".4f"))
+    header = ["layer", *(_SHOWN[m][0] for m in charts)]
+    text = "Means over photographs, with 95 % intervals."
+    return section(charts, Table("layers", header, [*rows.values()]), text)
 
 
 def spectra(arrays: Mapping[str, np.ndarray], profiles: pd.DataFrame, sampled: bool) -> Section:

@@ -12,10 +12,11 @@ from aliascope.compare import Comparison, compare
 from aliascope.errors import RunError
 from aliascope.latency import Latency
 from aliascope.measure.store import Run
-from aliascope.report import layers, moving
+from aliascope.report import layers, moving, plane
 from aliascope.report.blocks import Card, Chart, Part, Section, Table, cell, limits
 from aliascope.report.recorded import facts, skipped_of
 from aliascope.results.text import interval
+from aliascope.statistics import mean_intervals
 from aliascope.study.tradeoffs import Tradeoffs
 from aliascope.svg import Line, Mark, curves, dots, scatter
 
@@ -33,23 +34,17 @@ def of_run(path: Path) -> Part:
     """Of a run directory."""
     run = Run.open(path)
     images: Any = run.images
-    known = [
-        m for m in _METRICS if m in images.columns or (m == "accuracy" and "correct" in images)
-    ]
-    values = images.rename(columns={"correct": "accuracy"})
-    means = {m: float(values[m].astype("float64").mean()) for m in known}
+    values = images.rename(columns={"correct": "accuracy"}).reindex(columns=list(_METRICS))
+    means: Any = mean_intervals(values.astype("float64"), run.photographs)
     rows = [
-        [cell(_METRICS[m][0]), cell(x, _METRICS[m][1])]
-        for m, x in means.items()
-        if not math.isnan(x)
+        [cell(_METRICS[str(m)][0]), limits(*x, _METRICS[str(m)][1])]
+        for m, *x in means.dropna(subset="value").itertuples()
     ]
-    means_by_layer: Any = run.layers.groupby("layer", observed=True, sort=False).mean(
-        numeric_only=True
-    )
-    sections = [Section("Figures", tables=[Table("figures", ["figure", "mean over images"], rows)])]
+    header = ["figure", "mean over photographs"]
+    sections = [Section("Figures", tables=[Table("figures", header, rows)])]
     if "agreement" in images:
         sections.append(_most(images))
-    sections.append(layers.of_run(means_by_layer))
+    sections.append(layers.of_run(run))
     border = run.config["border"]
     return Part(
         title=run.model,
@@ -84,8 +79,10 @@ def of_comparison(path: Path, pictures: dict[str, str]) -> Part:
     if (folder / "curves.csv").exists():
         table = pd.read_csv(folder / "curves.csv", keep_default_na=False, dtype={"image_id": str})
         sections.append(moving.section(table, {"A": "A", "B": "B"}, found.shifts, pictures))
-    sections += [Section("Figures", tables=[_figures(found)]), layers.of_comparison(found.layers)]
     runs = [Run.open(folder / side) for side in "AB" if (folder / side / "run.json").exists()]
+    points = plane.charts(_points(found, runs), found.shifts)
+    sections.append(Section("Figures", charts=points, tables=[_figures(found)]))
+    sections.append(layers.of_comparison(found.layers))
     sample = f"{found.n} images of {found.groups} photographs"
     return Part(
         title=f"{found.model_a} and {found.model_b}",
@@ -123,6 +120,26 @@ def _cards(found: Comparison) -> Iterator[Card]:
         yield Card("same prediction", "", f"{share:.1%}", interval(low, high, ".1%"), drawn, "kept")
 
 
+def _points(found: Comparison, runs: list[Run]) -> list[tuple[str, Mark, Mark]]:
+    """Both models in the plane of `plane.charts`; none without labels."""
+    means: Any = found.images.set_index("metric")
+    if not {"logit_instability", "accuracy"} <= {*means.index}:
+        return []
+    roles = ("baseline", "antialiased")
+    if len(runs) == 2 and all(len(run.images) == found.n for run in runs):
+        marks = [
+            plane.marks_of(run, role, level=found.level)
+            for run, role in zip(runs, roles, strict=True)
+        ]
+    else:  # the intervals of the means are not known
+        names = ("logit_instability", "accuracy")
+        marks = [
+            tuple(Mark(role, means.loc[name, f"mean_{side}"]) for name in names)
+            for side, role in zip("ab", roles, strict=True)
+        ]
+    return [(side, *both) for side, both in zip("AB", marks, strict=True)]
+
+
 def _figures(found: Comparison) -> Table:
     rows = []
     for row in found.images.to_dict("records"):
@@ -142,6 +159,7 @@ def of_methods(path: Path) -> Part:
     top = table["top1"].notna().all()
     accuracy, label = ("top1", "top-1") if top else ("kept", "predictions kept")
     kinds = {"original": "baseline", "control": "control"}
+    kinds |= dict.fromkeys(("zero-shot", "recalibrated"), "antialiased")
     marks = [
         (f"{row['method']}{' +bn' if row['stage'] == 'recalibrated' else ''}", row)
         for row in table.to_dict("records")
@@ -150,7 +168,7 @@ def of_methods(path: Path) -> Part:
         Chart(
             [
                 scatter(
-                    [(n, kinds.get(r["stage"], "antialiased"), r[x], r[lead]) for n, r in marks],
+                    [(n, Mark(kinds[r["stage"]], r[x]), Mark("", r[lead])) for n, r in marks],
                     title=f"logit instability against {word}",
                     description="Each point is a method; below is steadier.",
                     x_label=word,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from aliascope.errors import RunError
-from aliascope.report import layers, moving
+from aliascope.measure.store import Run
+from aliascope.report import layers, moving, plane
 from aliascope.report.blocks import Card, Part, Section, Table, cell
 from aliascope.report.recorded import facts, skipped_of
 from aliascope.results.text import interval, number
@@ -131,7 +132,8 @@ def _sections(
         named = {role: role for role in ROLES}
         yield moving.section(read_csv(curves), named, found["shifts"][0], pictures)
     if found:
-        yield Section("Figures", tables=[_headline(found)])
+        points = plane.charts([*_points(path, record["study"])], found["shifts"][0])
+        yield Section("Figures", charts=points, tables=[_headline(found)])
     stats = path / "tables" / "phase3_layerwise_avr_stats.csv"
     sampled = record["study"]["reading"] == "sampled"
     if stats.exists():
@@ -151,6 +153,22 @@ def _sections(
         ]
         header = ["figure", "published", "here", "difference"]
         yield Section("Beside the published study", tables=[Table("published", header, rows)])
+
+
+def _points(path: Path, settings: dict[str, Any]) -> Iterator[tuple[str, Mark, Mark]]:
+    """The models in the plane of `plane.charts`; none without labels."""
+    rows: Any = read_csv(path / "tables" / "phase5_tradeoff.csv").set_index("role")
+    if rows["accuracy"].isna().any():
+        return
+    for role in ROLES:
+        x, y = (
+            Mark(role, *(rows.loc[role, f"{name}{end}"] for end in ("", "_low", "_high")))
+            for name in ("logit_instability", "accuracy")
+        )
+        yield role, x, y
+    if (path / "runs" / CONTROL / "run.json").exists():
+        run = Run.open(path / "runs" / CONTROL)
+        yield CONTROL, *plane.marks_of(run, CONTROL, class_map=settings["class_map"])
 
 
 def _headline(found: dict[str, Any]) -> Table:

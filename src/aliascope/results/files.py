@@ -15,12 +15,37 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from aliascope.errors import RunError
 
+Place = Any
+"""A `Path`, or what fsspec reaches by an address, which has a path's methods."""
 _RESULT_FORMAT = 1
 _SEAL = "sha256"
+
+
+def place(path: str | os.PathLike[str] | Place) -> Place:
+    """A local path, or of an address such as s3://bucket/run (extra `cloud`) the same of that.
+
+    Raises:
+        RunError: it is an address, and what reads those is not installed.
+
+    >>> place("runs/a") / "run.json"
+    PosixPath('runs/a/run.json')
+    """
+    if "://" not in str(path):
+        return Path(path)
+    scheme = str(path).partition("://")[0]
+    try:
+        from upath import UPath
+
+        return UPath(str(path))
+    except (ImportError, ValueError) as error:  # of a protocol that there is not
+        raise RunError(
+            f"{path} cannot be reached ({error}): run `pip install aliascope[cloud]`, and what "
+            f"fsspec needs for {scheme}"
+        ) from error
 
 
 def file_name(spec: str) -> str:
@@ -54,7 +79,7 @@ _Kept = TypeVar("_Kept", bound="Result")
 
 
 class Result:
-    """What can be kept in a file: `found.save(path)`, later `Comparison.open(path)`.
+    """What is printed by `str()`, and kept in a file: `found.save(path)`, `Comparison.open(path)`.
 
     For dataclasses of numbers, texts, dicts, lists, tuples and frames (their index is not kept);
     what is opened is what was saved, to the last bit.
@@ -72,6 +97,26 @@ class Result:
     0  0.1
     1  inf, notices=('few',))
     """
+
+    @property
+    def verdict(self) -> str:
+        """What was found, in a sentence or two."""
+        raise NotImplementedError
+
+    def _blocks(self) -> Iterator[str]:
+        """The paragraphs of what is printed; empty ones are left out."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same in JSON's own types, the frames as lists of rows; None is NaN or infinite."""
+        own = {
+            name: value._asdict() if hasattr(value, "_asdict") else value
+            for name, value in vars(self).items()
+        }
+        return plain({"verdict": self.verdict, **own})
+
+    def __str__(self) -> str:
+        return "\n\n".join(filter(None, self._blocks()))
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all.
@@ -167,7 +212,7 @@ def _digest(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def lock(path: Path, *records: str, name: str = ".lock", others: str | None = None) -> BaseFileLock:
+def lock(path: Place, *records: str, name: str = ".lock", others: str | None = None) -> Any:
     """Make the directory ours, or say whose it is.
 
     Args:
@@ -181,12 +226,15 @@ def lock(path: Path, *records: str, name: str = ".lock", others: str | None = No
     """
     with refusal(path):
         path.mkdir(parents=True, exist_ok=True)
-        visible = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+        entries = path.iterdir() if path.exists() else ()  # an object store has no empty folders
+        visible = [entry.name for entry in entries if not entry.name.startswith(".")]
         known = [file for pattern in records for file in fnmatch.filter(visible, pattern)]
         if visible and not known:
             raise RunError(
                 f"{path} holds other files ({visible[0]}) and no {records[0]}: choose another --out"
             )
+        if not isinstance(path, Path):
+            return _Unlocked()
         try:
             ours = FileLock(path / name).acquire(blocking=False).lock
             try:
@@ -205,7 +253,14 @@ def lock(path: Path, *records: str, name: str = ".lock", others: str | None = No
         return ours
 
 
-def refuse_another(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+class _Unlocked:
+    """In the place of a lock where there are none: who writes there is for its users to see to."""
+
+    def release(self) -> None:
+        """Nothing."""
+
+
+def refuse_another(path: Place, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise unless what a directory was begun with is what is asked for now.
 
     Raises:
@@ -221,7 +276,7 @@ def refuse_another(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None
 
 
 def refuse_other_images(
-    path: Path, held: Mapping[str, str], asked: Mapping[str, str], *, all_of_them: bool = True
+    path: Place, held: Mapping[str, str], asked: Mapping[str, str], *, all_of_them: bool = True
 ) -> None:
     """Raise unless all images that a directory holds are asked for, and are what they were.
 
@@ -249,7 +304,7 @@ def refuse_other_images(
 
 
 @contextmanager
-def refusal(path: Path) -> Iterator[None]:
+def refusal(path: Place) -> Iterator[None]:
     """Turn what the system says (no space, no permission, a file in the way) into one sentence."""
     try:
         yield
@@ -260,7 +315,7 @@ def refusal(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_file(path: Path, data: bytes | pa.Buffer) -> None:
+def write_file(path: Place, data: bytes | pa.Buffer) -> None:
     """Put `data` in place, whole or not at all, whenever the process or the machine dies.
 
     Folders are made where missing.
@@ -268,9 +323,12 @@ def write_file(path: Path, data: bytes | pa.Buffer) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     with refusal(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not isinstance(path, Path):  # an object store puts all of it or nothing
+            path.write_bytes(bytes(data))
+            return
+        temporary = path.with_name(f".{path.name}.tmp")
         try:
             temporary.write_bytes(data)
             _sync(temporary)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from aliascope.figures import fig13_avr_intervention, fig14_tradeoff, fig15_radial_overlay
 from aliascope.latency import bench
-from aliascope.measure.shiftmap import shift_curves, telling
+from aliascope.measure.shiftmap import telling, telling_curves
 from aliascope.measure.store import Run
 from aliascope.shifts import Border
 from aliascope.statistics import mean_intervals, paired
@@ -102,11 +102,8 @@ def _latency(study: Study) -> pd.DataFrame:
 def _curves(study: Study) -> pd.DataFrame:
     """Rows of `shift_curves`, of the photographs that tell most; `why` says what of."""
     chosen = telling(*(study.runs[role].images for role in ROLES))
-    pictures = {image.id: image.pixels for image in study.source() if image.id in chosen}
-    curves = shift_curves(
-        {role: study.instruments[role] for role in ROLES}, pictures, border=study.shifts[0]
-    )
-    return curves.assign(why=[chosen[name] for name in curves["image_id"]])
+    instruments = {role: study.instruments[role] for role in ROLES}
+    return telling_curves(instruments, study.source(), chosen, border=study.shifts[0])
 
 
 def _metrics(images: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from aliascope.errors import RunError
+from aliascope.images.labels import LEFT_OPEN
 from aliascope.results.files import plain
 from aliascope.results.text import columns, interval, number, wrapped
 from aliascope.results.verdicts import Change, listed, moves, sample, share
@@ -152,6 +153,8 @@ def record_of(
         notices += [*latency["notices"], *latency["failures"].values()]
     except RunError:
         pass  # phases 1 and 2 need no runs
+    if study.settings.class_map:  # which says what the labels mean
+        notices = [text for text in notices if not text.endswith(LEFT_OPEN)]
     return {
         "format": FORMAT,
         "study": asdict(study.settings),

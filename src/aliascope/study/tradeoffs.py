@@ -31,7 +31,7 @@ from aliascope.measure import measure
 from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Progress
-from aliascope.results.files import Result, file_name, plain, write_file
+from aliascope.results.files import Result, file_name, write_file
 from aliascope.results.text import columns, number, wrapped
 from aliascope.results.verdicts import Change, digits, listed, sample, under
 from aliascope.runtime import chosen_device, environment
@@ -85,12 +85,8 @@ class Tradeoffs(Result):
         """Which methods no other beats, and what of a difference the control shows too."""
         return " ".join(_sentences(self))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The same in JSON's own types; None is NaN."""
-        return plain({"verdict": self.verdict, **vars(self)})
-
-    def __str__(self) -> str:
-        return "\n\n".join(filter(None, _blocks(self)))
+    def _blocks(self) -> Iterator[str]:
+        return _blocks(self)
 
 
 def compare_methods(
