@@ -21,12 +21,14 @@ from aliascope.measure.batch import prepare
 from aliascope.measure.shiftmap import telling, telling_curves
 from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, load_model
-from aliascope.results.files import Result, write_file
+from aliascope.results.checked import is_whole, write_checked
+from aliascope.results.files import Result
 from aliascope.results.text import fitted, interval, number, wrapped
 from aliascope.results.verdicts import FEW
 from aliascope.spectra import AVR_VARIANTS, SAMPLED_VARIANTS
 from aliascope.statistics import Estimate, holm, mean_interval, paired
 
+CURVES = "curves.csv"
 _IMAGE_METRICS = {
     "agreement": "agreement",
     "logit_instability": "logit instability",
@@ -181,7 +183,7 @@ def compare(
     )
     if out is not None and models:
         found.save(Path(out) / "comparison.json")
-        _keep_curves(Path(out) / "curves.csv", models, (a, b), images, measure_options)
+        _keep_curves(Path(out), models, (a, b), images, measure_options)
     return found
 
 
@@ -215,14 +217,14 @@ def _measured(
 
 
 def _keep_curves(
-    file: Path,
+    folder: Path,
     models: list[LoadedModel],
     runs: tuple[Run, Run],
     images: Any,
     options: dict[str, Any],
 ) -> None:
     """The shift curves of the photographs that tell most; none of what is no classifier."""
-    if file.exists() or any("sis" not in run.images for run in runs):
+    if is_whole(folder, CURVES) or any("sis" not in run.images for run in runs):
         return
     chosen = telling(*(run.images for run in runs))
     source = (
@@ -241,7 +243,7 @@ def _keep_curves(
         for side, model in zip("AB", models, strict=True)
     }
     curves = telling_curves(instruments, source, chosen, border=runs[0].config["border"])
-    write_file(file, curves.to_csv(index=False).encode())
+    write_checked(folder, CURVES, curves.to_csv(index=False).encode())
 
 
 def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -18,18 +18,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from aliascope.errors import RunError
 from aliascope.finetune.optimisation import Average
-from aliascope.results.files import refuse_another, write_file
+from aliascope.models.files import read_tensors, sealed_tensors
+from aliascope.results.files import refuse_another, sealed, unsealed, write_file
 
 RECORD = "finetune.json"
 _FORMAT = 1
 _PLAIN = ("step", "seconds", "history", "losses", "teacher", "predictions")
 _PLAIN += ("recalibrated", "unreadable")
 """What of the progress is no tensor."""
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+_DAMAGE += (SafetensorError,)
 
 
 @dataclass
@@ -86,12 +88,11 @@ class Checkpoints:
         }
         tensors = {"averaged": progress.average.module.state_dict(), "training": _moving(progress)}
         for kind, name in files.items():
-            write_file(self.path / name, save(_detached(tensors[kind])))
+            write_file(self.path / name, sealed_tensors(_detached(tensors[kind]), {}))
         record = {"format": _FORMAT, "config": self._config, "info": self._info, "files": files}
         record |= {name: getattr(progress, name) for name in _PLAIN}
         record["scaler"] = progress.scaler.state_dict()
-        text = json.dumps(record, indent=2, ensure_ascii=False)
-        write_file(self.path / RECORD, text.encode("utf-8", "backslashreplace"))
+        write_file(self.path / RECORD, sealed(record))
         for old in (f for kind in files for f in self.path.glob(f"{kind}-*.safetensors")):
             if old.name not in files.values():
                 old.unlink(missing_ok=True)
@@ -104,29 +105,32 @@ class Checkpoints:
         """
         if self.path is None or not self.exist:
             return False
+        file = self.path / RECORD
         try:
-            record = json.loads((self.path / RECORD).read_bytes())
+            record = unsealed(file.read_bytes(), older=True)
             refuse_another(self.path, record["config"], self._config)
-            averaged, training = (
-                load_file(self.path / record["files"][kind]) for kind in ("averaged", "training")
-            )
+            found = {}
+            for kind, name in record["files"].items():
+                file = self.path / name
+                found[kind] = read_tensors(file)
+            averaged, training = found["averaged"], found["training"]
             progress.average.module.load_state_dict(averaged)
             progress.student.load_state_dict(_part(training, "student"))
             _restore_moments(progress.optimiser, _part(training, "moments"))
             progress.scaler.load_state_dict(record["scaler"])
             for name in _PLAIN:
                 setattr(progress, name, record[name])
-        except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
+        except _DAMAGE as error:
             raise RunError(
-                f"{self.path} holds a damaged checkpoint ({error!r}): delete that directory and "
-                "run the same command again"
+                f"{file} is a damaged checkpoint ({error!r}): delete {self.path} and run the same "
+                "command again"
             ) from error
         return True
 
     def finish(self, progress: State) -> None:
         """Put the averaged weights beside the checkpoint, under a name that stays."""
         if self.path is not None:
-            data = save(_detached(progress.average.module.state_dict()))
+            data = sealed_tensors(_detached(progress.average.module.state_dict()), {})
             write_file(self.path / "model.safetensors", data)
 
 

@@ -256,10 +256,7 @@ def _opened(file: Place) -> Run:
             record = unsealed(data)
             del record["format"]
             layers = [_layer(row) for row in record.pop("layers")]
-            parts = record.pop("parts").items()
-            # To delete the images file is to drop a part.
-            kept = {part: files for part, files in parts if file_of(path, "images", part).exists()}
-            return Run(strided_layers=layers, path=path, parts=kept, **record)
+            return Run(strided_layers=layers, path=path, **record)
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise RunError(
             f"{file} cannot be read ({error!r}): delete {path} and measure again"

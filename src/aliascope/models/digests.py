@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
 from functools import partial, singledispatchmethod
@@ -31,8 +31,13 @@ _WITHOUT_EFFECT = {"__init__", "__repr__", "extra_repr", "_abc_impl"}
 
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of a network's state_dict."""
+    return state_digest(module.state_dict())
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of tensors, in their order."""
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_bytes(tensor))
     return digest.hexdigest()

@@ -2,9 +2,11 @@
 
 A file of aliascope's is safetensors whose metadata hold one JSON object under "aliascope": format,
 base (the spec of the network before it was converted), recipes (the arguments of each `antialias`,
-in order), weights_digest (of the base's weights, before conversion) and version.
+in order), weights_digest (of the base's weights, before conversion) and version. Under "tensors" is
+a SHA-256 of the tensors, under "sha256" one of the other metadata: a bit that flips is noticed.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +18,13 @@ from torch import Tensor, nn
 
 from aliascope.antialias import Recipe
 from aliascope.errors import ModelError, RunError
+from aliascope.models.digests import state_digest
 from aliascope.results.files import write_file
 
 SUFFIX = ".safetensors"
 _FORMAT = 1
+_SEAL = "sha256"
+_CHANGED = "its content is not what was written"
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,48 @@ def write_weights(
         }
     record = json.dumps({"format": _FORMAT, **asdict(provenance)})
     try:
-        write_file(path, save(state, {"format": "pt", "aliascope": record}))
+        write_file(path, sealed_tensors(state, {"aliascope": record}))
     except RunError as error:
         reason = getattr(error.__cause__, "strerror", None) or error.__cause__
         raise ModelError(
             f"{path} cannot be written ({reason}): mend that or choose another --out"
         ) from error
+
+
+def sealed_tensors(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file with digests of what is in it."""
+    metadata = {"format": "pt", "tensors": _tensors(state), **metadata}
+    return save(state, metadata | {_SEAL: _digest(metadata)})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        OSError, SafetensorError: it cannot be read.
+        ValueError: it holds digests, and these are of something else.
+    """
+    metadata, state = read_metadata(path), load_file(path)
+    if "tensors" in metadata and metadata["tensors"] != _tensors(state):
+        raise ValueError(_CHANGED)
+    return state
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What such a file says of itself; raises the same."""
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+    if _SEAL in metadata and metadata.pop(_SEAL) != _digest(metadata):
+        raise ValueError(_CHANGED)
+    return metadata
+
+
+def _digest(metadata: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+
+
+def _tensors(state: dict[str, Tensor]) -> str:
+    return state_digest(dict(sorted(state.items())))
 
 
 def provenance_of(path: Path) -> Provenance:
@@ -95,12 +136,13 @@ def recorded(path: Path) -> Provenance | None:
     if path.suffix != SUFFIX:
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("aliascope")
+        text = read_metadata(path).get("aliascope")
     except FileNotFoundError as error:
         raise ModelError(f"no such model: {path} does not exist") from error
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read {path} as safetensors ({error})") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(
+            f"cannot read {path} as safetensors ({error}): give a whole file"
+        ) from error
     return None if text is None else _parsed(text, path)
 
 
@@ -125,7 +167,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == SUFFIX:
-            return load_file(path)
+            return read_tensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         for key in ("state_dict", "model"):
             state = state.get(key, state)
@@ -137,7 +179,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever hostile bytes make a reader raise
         raise ModelError(
             f"cannot read weights from {path}: a state_dict saved with torch.save or safetensors "
-            f"was expected ({type(error).__name__})"
+            f"was expected ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         ) from error
 
 

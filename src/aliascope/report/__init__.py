@@ -13,11 +13,14 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from aliascope.compare import CURVES
 from aliascope.errors import RunError
 from aliascope.images import open_images
+from aliascope.measure.store import Run
 from aliascope.report import others, study
 from aliascope.report.blocks import Part
 from aliascope.report.definitions import DEFINITIONS
+from aliascope.results.checked import read_checked
 from aliascope.results.files import write_file
 from aliascope.svg import COLOURS
 
@@ -82,14 +85,14 @@ def _part(path: Path, thumbnails: bool | None) -> Part:
 
 def _study(path: Path, thumbnails: bool | None) -> Part:
     source = study.summary_of(path)["study"]["images"]
-    shown = _pictures(path / "data" / "phase5_shift_curves.csv", source, thumbnails)
+    shown = _pictures(path, study.CURVES, source, thumbnails)
     return study.part(path, shown)
 
 
 def _comparison(path: Path, thumbnails: bool | None) -> Part:
-    record = path / "A" / "run.json"
-    source = json.loads(record.read_bytes())["config"]["images"] if record.exists() else ""
-    return others.of_comparison(path, _pictures(path / "curves.csv", source, thumbnails))
+    run = path / "A"
+    source = Run.open(run).config["images"] if (run / "run.json").exists() else ""
+    return others.of_comparison(path, _pictures(path, CURVES, source, thumbnails))
 
 
 _KINDS: dict[str, Callable[[Path, bool | None], Part]] = {
@@ -110,14 +113,14 @@ _SAVED: dict[str, Callable[[Path], Part]] = {
 """The same of single files."""
 
 
-def _pictures(curves: Path, source: str, thumbnails: bool | None) -> dict[str, str]:
+def _pictures(folder: Path, curves: str, source: str, thumbnails: bool | None) -> dict[str, str]:
     """Image id → data URI of a small JPEG, of the photographs that the curves are of."""
     from aliascope.study.study import read_csv
 
     wanted = source == _EMBEDDED if thumbnails is None else thumbnails
-    if not wanted or not curves.exists():
+    if not wanted or not (folder / curves).exists():
         return {}
-    ids = {str(x) for x in read_csv(curves)["image_id"]}
+    ids = {str(x) for x in read_csv(io.BytesIO(read_checked(folder, curves)))["image_id"]}
     found = {}
     for image in open_images(source):
         if image.id in ids:

@@ -1,20 +1,22 @@
 """Reports of what is no study: runs, comparisons, tables of methods, latencies, fine-tuning."""
 
-import json
 import math
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from aliascope.compare import Comparison, compare
+from aliascope.compare import CURVES, Comparison, compare
 from aliascope.errors import RunError
 from aliascope.latency import Latency
 from aliascope.measure.store import Run
 from aliascope.report import layers, moving, plane
 from aliascope.report.blocks import Card, Chart, Part, Section, Table, cell, limits
 from aliascope.report.recorded import facts, skipped_of
+from aliascope.results.checked import read_checked
+from aliascope.results.files import unsealed
 from aliascope.results.text import interval
 from aliascope.statistics import mean_intervals
 from aliascope.study.tradeoffs import Tradeoffs
@@ -76,8 +78,9 @@ def of_comparison(path: Path, pictures: dict[str, str]) -> Part:
     found = Comparison.open(file) if file.exists() else compare(path / "A", path / "B")
     folder = file.parent
     sections = []
-    if (folder / "curves.csv").exists():
-        table = pd.read_csv(folder / "curves.csv", keep_default_na=False, dtype={"image_id": str})
+    if (folder / CURVES).exists():
+        data = BytesIO(read_checked(folder, CURVES))
+        table = pd.read_csv(data, keep_default_na=False, dtype={"image_id": str})
         sections.append(moving.section(table, {"A": "A", "B": "B"}, found.shifts, pictures))
     runs = [Run.open(folder / side) for side in "AB" if (folder / side / "run.json").exists()]
     points = plane.charts(_points(found, runs), found.shifts)
@@ -245,11 +248,11 @@ def of_finetuning(path: Path) -> Part:
     """Of a directory or file finetune.json, whose history it shows."""
     file = path if path.is_file() else path / "finetune.json"
     try:
-        record: dict[str, Any] = json.loads(file.read_bytes())
+        record: dict[str, Any] = unsealed(file.read_bytes(), older=True)
         history: Any = pd.DataFrame(record["history"])
         config = record.get("config", {})
         steps = history["step"].tolist()
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(f"{file} cannot be read ({error}): fine-tune into it again") from error
     shown = [x for x in history if x not in ("step", "seconds") and history[x].notna().any()]
     charts = [

@@ -1,8 +1,8 @@
 """The report of a study, from the tables that it wrote."""
 
-import json
 import math
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from aliascope.measure.store import Run
 from aliascope.report import layers, moving, plane
 from aliascope.report.blocks import Card, Part, Section, Table, cell
 from aliascope.report.recorded import facts, skipped_of
+from aliascope.results.checked import read_checked
+from aliascope.results.files import unsealed
 from aliascope.results.text import interval, number
 from aliascope.study import Summary
 from aliascope.study.settings import ANTIALIASED, BASELINE, CONTROL, ROLES
@@ -28,6 +30,7 @@ _CARDS = {
     "latency_ms": ("latency, batch 1 (ms)", "latency", "latency, batch 1", ".2f"),
 }
 """Column of the headline → name, prefix of its limits, metric of its change, format."""
+CURVES = "data/phase5_shift_curves.csv"
 _KNOWN = {"study", "headline", "phases", "skipped", "published", "notices"}
 """What a summary says."""
 
@@ -71,7 +74,7 @@ def summary_of(path: Path) -> dict[str, Any]:
         RunError: there is none, or it cannot be read.
     """
     try:
-        record = json.loads((path / "summary.json").read_bytes())
+        record = unsealed((path / "summary.json").read_bytes(), older=True)
         missing = _KNOWN - record.keys() or {"images"} - record["study"].keys()
     except (OSError, ValueError, AttributeError) as error:
         raise RunError(
@@ -92,7 +95,7 @@ def summary_of(path: Path) -> dict[str, Any]:
 
 
 def _cards(path: Path, found: dict[str, Any]) -> Iterator[Card]:
-    rows: Any = read_csv(path / "tables" / "phase5_tradeoff.csv").set_index("role")
+    rows: Any = _rows(path, "tables/phase5_tradeoff.csv").set_index("role")
     for column, (name, prefix, metric, form) in _CARDS.items():
         values = [found[column][role] for role in ROLES]
         if any(x is None or math.isnan(x) for x in values):
@@ -127,25 +130,23 @@ def _sections(
     path: Path, record: dict[str, Any], roles: list[str], pictures: dict[str, str]
 ) -> Iterator[Section]:
     found = record["headline"]
-    curves = path / "data" / "phase5_shift_curves.csv"
-    if found and curves.exists():
+    if found and (path / CURVES).exists():
         named = {role: role for role in ROLES}
-        yield moving.section(read_csv(curves), named, found["shifts"][0], pictures)
+        yield moving.section(_rows(path, CURVES), named, found["shifts"][0], pictures)
     if found:
         points = plane.charts([*_points(path, record["study"])], found["shifts"][0])
         yield Section("Figures", charts=points, tables=[_headline(found)])
-    stats = path / "tables" / "phase3_layerwise_avr_stats.csv"
+    stats = "tables/phase3_layerwise_avr_stats.csv"
     sampled = record["study"]["reading"] == "sampled"
-    if stats.exists():
-        yield layers.of_study(read_csv(stats), "sampled_avr" if sampled else "avr", roles)
-    profiles, spectra = (
-        path / "data" / f"phase3_{x}" for x in ("radial_profiles.csv", "spectra.npz")
-    )
-    if profiles.exists() and spectra.exists():
-        yield layers.spectra(dict(np.load(spectra)), read_csv(profiles), sampled)
-    correlation = path / "tables" / "phase4_correlation.csv"
-    if correlation.exists():
-        yield _correlation(read_csv(correlation))
+    if (path / stats).exists():
+        yield layers.of_study(_rows(path, stats), "sampled_avr" if sampled else "avr", roles)
+    profiles, spectra = "data/phase3_radial_profiles.csv", "data/phase3_spectra.npz"
+    if (path / profiles).exists() and (path / spectra).exists():
+        drawn = dict(np.load(BytesIO(read_checked(path, spectra))))
+        yield layers.spectra(drawn, _rows(path, profiles), sampled)
+    correlation = "tables/phase4_correlation.csv"
+    if (path / correlation).exists():
+        yield _correlation(_rows(path, correlation))
     if record["published"]:
         rows = [
             [cell(x["figure"]), *(cell(x[k], ".4f") for k in ("published", "here", "difference"))]
@@ -155,9 +156,13 @@ def _sections(
         yield Section("Beside the published study", tables=[Table("published", header, rows)])
 
 
+def _rows(path: Path, name: str) -> Any:
+    return read_csv(BytesIO(read_checked(path, name)))
+
+
 def _points(path: Path, settings: dict[str, Any]) -> Iterator[tuple[str, Mark, Mark]]:
     """The models in the plane of `plane.charts`; none without labels."""
-    rows: Any = read_csv(path / "tables" / "phase5_tradeoff.csv").set_index("role")
+    rows = _rows(path, "tables/phase5_tradeoff.csv").set_index("role")
     if rows["accuracy"].isna().any():
         return
     for role in ROLES:

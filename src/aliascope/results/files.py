@@ -126,8 +126,7 @@ class Result:
         """
         record = {"kind": type(self).__name__, "format": _RESULT_FORMAT}
         record |= {name: _encoded(value) for name, value in vars(self).items()}
-        text = json.dumps(record, default=_own, indent=1, ensure_ascii=False, allow_nan=False)
-        write_file(Path(path), text.encode())
+        write_file(Path(path), sealed(record))
 
     @classmethod
     def open(cls: type[_Kept], path: str | Path) -> _Kept:  # noqa: PYI019
@@ -137,7 +136,8 @@ class Result:
             RunError: there is no such file, or it holds something else.
         """
         try:
-            record = json.loads(Path(path).read_bytes(), object_hook=_decoded)
+            text = json.dumps(unsealed(Path(path).read_bytes(), older=True))
+            record = json.loads(text, object_hook=_decoded)
             kind, version = record.pop("kind"), record.pop("format")
         except OSError as error:
             raise RunError(
@@ -145,7 +145,8 @@ class Result:
             ) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunError(
-                f"{path} is no result that aliascope saved: give a file that `save` wrote"
+                f"{path} is no result that aliascope saved, or damaged ({error}): give a file that "
+                "`save` wrote, or make it anew"
             ) from error
         if kind != cls.__name__:
             raise RunError(f"{path} holds a {kind}, not a {cls.__name__}: open it with {kind}.open")
@@ -194,15 +195,22 @@ def sealed(record: dict[str, Any]) -> bytes:
     {'state': 'complete'}
     """
     # Through JSON, so that the digest is of what will be read back.
-    record = json.loads(json.dumps(record))
+    record = json.loads(json.dumps(record, default=_own))
     text = json.dumps(record | {_SEAL: _digest(record)}, indent=2, ensure_ascii=False)
     # A file name that is no Unicode becomes a JSON escape, and comes back as it was.
     return text.encode("utf-8", "backslashreplace")
 
 
-def unsealed(data: bytes) -> dict[str, Any]:
-    """What `sealed` took; raises ValueError, LookupError or AttributeError if that has changed."""
+def unsealed(data: bytes, *, older: bool = False) -> dict[str, Any]:
+    """What `sealed` took; raises ValueError, LookupError or AttributeError if that has changed.
+
+    Args:
+        data: of the file.
+        older: whether to take a record without a digest as well, as earlier versions wrote it.
+    """
     record = json.loads(data)
+    if older and _SEAL not in record.keys():  # noqa: SIM118 - of a list it raises AttributeError
+        return record
     if record.pop(_SEAL) != _digest(record):
         raise ValueError("its content is not what was written")
     return record
@@ -334,6 +342,8 @@ def write_file(path: Place, data: bytes | pa.Buffer) -> None:
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
+            if path.read_bytes() != data:  # a network's file system may lose a rename
+                raise OSError("what was written is not what can be read there")
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -1,6 +1,5 @@
 """The study from first to last: one set of settings, five phases, one summary."""
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,7 +9,7 @@ from typing import Any
 from aliascope.errors import AliascopeError, RunError
 from aliascope.figures import save
 from aliascope.records import Progress
-from aliascope.results.files import lock, write_file
+from aliascope.results.files import lock, sealed, unsealed, write_file
 from aliascope.runtime import chosen_device, environment
 from aliascope.study import (
     phase1_feature_extraction,
@@ -86,18 +85,22 @@ def _phases(study: Study, numbers: Sequence[int], *, figures_only: bool) -> Summ
     record = record_of(study, dict(sorted(states.items())), dict(sorted(seconds.items())), info)
     summary = Summary(study.path, record, failed)
     if not figures_only:
-        text = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False)
-        write_file(study.path / "summary.json", text.encode())
+        write_file(study.path / "summary.json", sealed(summary.to_dict()))
     return summary
 
 
 def _before(path: Path) -> tuple[dict[str, str], dict[str, float]]:
     """State and seconds of the phases that earlier calls ran."""
+    file = path / "summary.json"
     try:
-        record = json.loads((path / "summary.json").read_bytes())
+        record = unsealed(file.read_bytes(), older=True)
         return record["phases"], record["seconds"]
-    except (OSError, ValueError, LookupError):
+    except FileNotFoundError:
         return {}, {}
+    except (OSError, ValueError, LookupError, AttributeError) as error:
+        raise RunError(
+            f"{file} cannot be read ({error}): delete it and run all phases of the study again"
+        ) from error
 
 
 def _run(study: Study, number: int, *, figures_only: bool) -> None:

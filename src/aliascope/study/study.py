@@ -7,6 +7,7 @@ RESULTS/tables/*.csv         the six tables
 RESULTS/data/*               rows that figures need beside them: spectra, latencies
 RESULTS/figures/*            png and svg
 RESULTS/manifest.json        of each table and figure: from which runs, and its caption
+RESULTS/checksums.json       SHA-256 of each file in tables and data
 RESULTS/summary.json         the headline
 ```
 """
@@ -37,7 +38,8 @@ from aliascope.measure.batch import LAYER_COLUMNS, Columns, Instrument, layer_co
 from aliascope.measure.store import Run
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Progress, StridedLayer
-from aliascope.results.files import refuse_another, write_file
+from aliascope.results.checked import is_whole, read_checked, write_checked
+from aliascope.results.files import refuse_another, sealed, unsealed, write_file
 from aliascope.shifts import Border
 from aliascope.spectra import power_spectrum
 from aliascope.study.published import CLASS_MAPS
@@ -56,7 +58,7 @@ _LAYERS = {role: f"{role}_layer" for role in (CONTROL, ANTIALIASED)} | {BASELINE
 _TEXT = (*_LAYERS.values(), "stride", "kind", "role", "model", "metric", "variant")
 
 
-def read_csv(file: Path) -> pd.DataFrame:
+def read_csv(file: Path | BytesIO) -> pd.DataFrame:
     """A table of a study; layers may be called "0.1" or "None" and are text all the same."""
     text: Any = dict.fromkeys(_TEXT, str)
     return pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""])
@@ -70,7 +72,7 @@ def settings_in(path: Path) -> StudySettings:
     """
     file = path / "study.json"
     try:
-        return settings_from(json.loads(file.read_bytes()))
+        return settings_from(unsealed(file.read_bytes(), older=True))
     except FileNotFoundError:
         raise RunError(f"{path} holds no study: run `aliascope study --out {path}` first") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -110,7 +112,7 @@ class Study:
         paired = self._paired()
         file = self.path / "study.json"
         if not file.exists():
-            write_file(file, json.dumps(asdict(self.settings), indent=2).encode())
+            write_file(file, sealed(asdict(self.settings)))
         self.keep_rows("pairs", lambda: paired)
 
     # Models and what is measured of them.
@@ -382,7 +384,7 @@ class Study:
                 went through the models.
         """
         file = f"tables/{name}.csv"
-        write_file(self.path / file, frame.to_csv(index=False).encode())
+        write_checked(self.path, file, frame.to_csv(index=False).encode())
         self._declare("tables", name, {"file": file, "runs": [*runs], "caption": caption})
 
     def declared(self, drawn: Iterator[tuple[str, Figure]]) -> Iterator[tuple[str, Figure]]:
@@ -401,18 +403,26 @@ class Study:
             self._used.clear()
 
     def manifest(self) -> dict[str, dict[str, Any]]:
-        """`tables` and `figures`, each name → its files, runs and caption."""
+        """`tables` and `figures`, each name → its files, runs and caption.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        file = self.path / "manifest.json"
         try:
-            return json.loads((self.path / "manifest.json").read_bytes())
-        except (OSError, ValueError):
+            return unsealed(file.read_bytes(), older=True)
+        except FileNotFoundError:
             return {"tables": {}, "figures": {}}
+        except (OSError, ValueError, AttributeError) as error:
+            raise RunError(
+                f"{file} cannot be read ({error}): delete it and run the same study again"
+            ) from error
 
     def _declare(self, kind: str, name: str, entry: dict[str, Any]) -> None:
         record = self.manifest()
         if record[kind].get(name) != entry:
             record[kind][name] = entry
-            text = json.dumps(record, indent=2, ensure_ascii=False)
-            write_file(self.path / "manifest.json", text.encode())
+            write_file(self.path / "manifest.json", sealed(record))
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the six tables."""
@@ -424,7 +434,7 @@ class Study:
 
     def record(self, name: str) -> Any:
         """What `keep_record` made."""
-        return self._read(f"data/{name}.json", lambda file: json.loads(file.read_bytes()))
+        return self._read(f"data/{name}.json", json.load)
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Arrays that `keep_arrays` made."""
@@ -432,40 +442,40 @@ class Study:
 
     def write_rows(self, name: str, frame: pd.DataFrame) -> None:
         """Put rows that figures need beside the tables in place."""
-        write_file(self.path / "data" / f"{name}.csv", frame.to_csv(index=False).encode())
+        write_checked(self.path, f"data/{name}.csv", frame.to_csv(index=False).encode())
 
     def keep_rows(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """The rows as they lie in the directory, made if they are not there yet."""
-        if not (self.path / "data" / f"{name}.csv").exists():
+        """The rows as they lie in the directory, made if they are not there yet or damaged."""
+        if not is_whole(self.path, f"data/{name}.csv"):
             self.write_rows(name, make())
         return self.rows(name)
 
     def keep_record(self, name: str, make: Callable[[], Any]) -> Any:
         """The same of what JSON can say."""
-        file = self.path / "data" / f"{name}.json"
-        if not file.exists():
-            write_file(file, json.dumps(make(), indent=2).encode())
+        file = f"data/{name}.json"
+        if not is_whole(self.path, file):
+            write_checked(self.path, file, json.dumps(make(), indent=2).encode())
         return self.record(name)
 
     def keep_arrays(
         self, name: str, make: Callable[[], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """The same of arrays."""
-        file = self.path / "data" / f"{name}.npz"
-        if not file.exists():
+        file = f"data/{name}.npz"
+        if not is_whole(self.path, file):
             buffer = BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **make())
-            write_file(file, buffer.getvalue())
+            write_checked(self.path, file, buffer.getvalue())
         return self.arrays(name)
 
-    def _read(self, name: str, reader: Callable[[Path], Any]) -> Any:
-        file = self.path / name
+    def _read(self, name: str, reader: Callable[[BytesIO], Any]) -> Any:
         self._used[name] = None
         try:
-            return reader(file)
+            return reader(BytesIO(read_checked(self.path, name)))
         except FileNotFoundError:
             raise RunError(
-                f"{file} is missing: run `aliascope study` with the phase that writes it first"
+                f"{self.path / name} is missing: run `aliascope study` with the phase that writes "
+                "it first"
             ) from None
 
 

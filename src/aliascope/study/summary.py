@@ -18,6 +18,7 @@ from aliascope.study.settings import ANTIALIASED, BASELINE, PRESETS, ROLES
 from aliascope.study.study import Study
 
 FORMAT = 3
+_PHASE5 = ("tables/phase5_tradeoff.csv", "data/effects.csv")
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,9 @@ class Summary:
 
 def headline(study: Study) -> dict[str, Any]:
     """The figures that the closing table shows, from the tables of phase 5; {} without them."""
-    try:
-        table, effects = study.table("phase5_tradeoff"), study.rows("effects")
-    except RunError:
+    if not all((study.path / name).exists() for name in _PHASE5):
         return {}
+    table, effects = study.table("phase5_tradeoff"), study.rows("effects")
     rows = table.set_index("role")
     changes = effects.set_index("metric")
     lead = str(table["shifts"].iloc[0])
