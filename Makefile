@@ -1,5 +1,7 @@
 # Set-up needs Python >= 3.11, pip and make; every target makes its .venv where it is missing.
 PYTHON ?= python3
+# Each of the many processes of the tests would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 UV := $(BIN)/python -m uv
 

@@ -119,7 +119,7 @@ def draw(history, layers, steps_per_epoch, path):
     answers = history[["aliascope/logit_instability", "aliascope/agreement"]].dropna()
     titles = {"alias share": shares, "answers under one-pixel shifts": answers}
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "aliascope"}):
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        figure = Figure(figsize=(11, 3.2), layout="constrained")
         for axes, (title, table) in zip(figure.subplots(1, 2), titles.items(), strict=True):
             for mark, name in zip("osv^D", table, strict=False):
                 label = name.rpartition("/")[2]
@@ -127,7 +127,7 @@ def draw(history, layers, steps_per_epoch, path):
                     table.index / steps_per_epoch, table[name], marker=mark, ms=4, label=label
                 )
             axes.set(xlabel="epoch", title=title, ylim=(0, None))
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         figure.savefig(path, metadata={"Date": None})
 
 

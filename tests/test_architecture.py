@@ -15,7 +15,11 @@ ARROW = [name for line in DRAWN.splitlines() for name in re.findall("[a-z]+", li
 """Left to right and line by line, as the package's own docstring draws it."""
 
 PACKAGE = Path(__file__).parents[1] / "src" / "aliascope"
-MODULES = sorted(path.stem for path in PACKAGE.iterdir() if path.stem[0] != "_")
+MODULES = sorted(
+    path.stem
+    for path in PACKAGE.iterdir()
+    if path.stem[0] != "_" and (path.is_dir() or path.suffix == ".py")
+)
 
 
 def imported_by(module):

@@ -321,7 +321,12 @@ def test_every_module_is_listed():
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize(
     ("layers", "partners"),
-    [(RESNET, BLURRED), (LITE, LITE_BLURRED), (DEEP[:1], None), (DEEP, None)],
+    [
+        (RESNET, BLURRED),
+        pytest.param(LITE, LITE_BLURRED, marks=pytest.mark.slow),
+        (DEEP[:1], None),
+        (DEEP, None),
+    ],
     ids=["seven", "five", "one", "sixteen"],
 )
 def test_legible(name, layers, partners):

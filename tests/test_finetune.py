@@ -746,7 +746,7 @@ def test_progress_says_what_is_waited_for(pictures, monkeypatch):
         asked.append((0 <= decoding <= whole, work))
         return next(said)
 
-    monkeypatch.setattr("aliascope.finetune.training.waits_for", waits_for)
+    monkeypatch.setattr(sys.modules["aliascope.finetune.training"], "waits_for", waits_for)
     seen = []
     settings = SETTINGS | {"steps": 3}
     finetune(make_net(), pictures, make_net(1), progress=lambda *x: seen.append(x), **settings)

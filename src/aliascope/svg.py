@@ -184,7 +184,8 @@ def scatter(
     ]
     # A control, which is the original as a rule, lies beneath and is seen around that.
     known = dict(sorted(finite, key=lambda item: item[1][1].role != "control"))
-    ends = [[e for m in known.values() for e in _ends(m[side])] for side in (1, 2)]
+    sides = zip(*((x, y) for _, x, y in known.values()), strict=True)
+    ends = [[e for mark in marks for e in _ends(mark)] for marks in sides] or [[], []]
     x_ticks, y_ticks = _ticks(_lowered(ends[0]), 4), _ticks(_lowered(ends[1]))
     across, up = _Scale(x_ticks, 54, width - 90), _Scale(y_ticks, height - 40, 22)
     at = {i: (across(x.value), up(y.value)) for i, (_, x, y) in known.items()}

@@ -43,7 +43,9 @@ class _Commands(TyperGroup):
     """Each command is imported when it is called: help is there at once."""
 
     def __init__(self, **attrs: Any) -> None:
-        super().__init__(**attrs | {"commands": dict.fromkeys(COMMANDS)})
+        known: Any = dict.fromkeys(COMMANDS)
+        attrs["commands"] = known
+        super().__init__(**attrs)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """In the order of the table."""

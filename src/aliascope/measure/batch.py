@@ -125,7 +125,7 @@ def prepare(
         notices.append(found.no_classifier)
         border = "circular"  # no shifts at all
     if only == "avr":
-        classes, border = None, "circular"
+        border = "circular"
     if border is None:
         border = "crop" if preprocessing.room else "circular"
         if not preprocessing.room:
@@ -139,7 +139,7 @@ def prepare(
         preprocessing=preprocessing,
         device=place,
         precision=precision,
-        classes=found.classes,
+        classes=None if only == "avr" else found.classes,
         class_names=model.class_names or (),
         border=border,
         singly=found.singly,

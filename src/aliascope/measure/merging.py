@@ -23,6 +23,17 @@ def merge(path: Place) -> Run:
     Raises:
         RunError: a shard is missing or not complete, a part is damaged, somebody is writing, or it
             cannot be written; the run stays as it was.
+
+    >>> import tempfile
+    >>> from aliascope.measure.writing import RunWriter
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for shard in [(0, 2), (1, 2)]:
+    ...         with RunWriter(folder, {"model": "toy"}, [], {}, shard=shard) as writer:
+    ...             writer.add({"image_id": [f"{shard[0]}.png"]}, {})
+    ...             _ = writer.finish()
+    ...     run = merge(folder)
+    >>> run.state, list(run.parts)
+    ('complete', ['part-00000'])
     """
     path = place(path)
     if not any(records(path)):
@@ -141,6 +152,15 @@ def verify(path: Place) -> Verified:
 
     Raises:
         RunError: it is no run directory, or a record of it is damaged.
+
+    >>> import tempfile
+    >>> from aliascope.measure.writing import RunWriter
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with RunWriter(folder, {"model": "toy"}, [], {}) as writer:
+    ...         writer.add({"image_id": ["a.png", "b.png"]}, {})
+    ...         _ = writer.finish()
+    ...     verify(folder).verdict
+    'All 2 images are what was written.'
     """
     run = Run.open(path := place(path))
     damaged, ids, parts = [], [], 0

@@ -109,7 +109,8 @@ def _measure_shard(
     keep_memory()
     model, images, options = shared
     try:
-        run = measure(model, images, **options | {"shard": (index, count)})
+        own: dict[str, Any] = options | {"shard": (index, count)}
+        run = measure(model, images, **own)
     except AliascopeError as error:
         return error, 0
     return None, sum(run.read(part, "images").num_rows for part in run.parts)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from aliascope.errors import RunError
 from aliascope.measure.parts import (
@@ -147,8 +147,9 @@ class Run:
     @property
     def photographs(self) -> pd.Series:
         """Image id → the photograph that it was cut from."""
-        ids = self.images["image_id"]
-        return self.images.get("group", ids).set_axis(ids)
+        images: Any = self.images
+        ids = images["image_id"]
+        return images.get("group", ids).set_axis(ids)
 
     @property
     def verdict(self) -> str:
@@ -181,8 +182,9 @@ class Run:
             ("correct" is the accuracy).
         """
         groups = self.photographs
+        rows: Any = self.layers
         layers = [
-            row | _moments(self.layers[self.layers["layer"] == row["name"]], groups, _LAYER_METRICS)
+            row | _moments(rows[rows["layer"] == row["name"]], groups, _LAYER_METRICS)
             for row in map(asdict, self.strided_layers)
         ]
         metrics = _moments(self.images, groups, _IMAGE_METRICS)
@@ -286,7 +288,8 @@ def _united(found: dict[str, Run]) -> Run:
     shards = {name: run for name, run in found.items() if name != RECORD}
     told = list(shards.values())
     states = {run.state for run in told}
-    state = next((s for s in ("running", "failed", "interrupted") if s in states), "interrupted")
+    worst: tuple[State, ...] = ("running", "failed", "interrupted")
+    state: State = next((s for s in worst if s in states), worst[-1])
     last = max(told, key=lambda run: run.times["updated"])
     return Run(
         config=last.config,
@@ -310,6 +313,7 @@ def _once(table: pa.Table) -> pa.Table:
     """Without the rows of an image that a part before has too: shards of two partitions overlap."""
     keys = [name for name in ("image_id", "layer") if name in table.schema.names]
     plainly = [table[name].cast(pa.string()) for name in keys]
+    pc: Any = pyarrow.compute  # whose functions are made at run time
     joined = pc.binary_join_element_wise(*plainly, "\0") if len(plainly) > 1 else plainly[0]
     if pc.count_distinct(joined).as_py() == table.num_rows:
         return table

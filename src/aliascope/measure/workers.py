@@ -70,7 +70,8 @@ class _Worker:
 
     def __init__(self, context: Any, args: tuple[Any, ...]) -> None:
         self._context, self._args, self.tries = context, args, 0
-        self.done, self.count, self.process = 0, None, None
+        self.done, self.count = 0, None
+        self.process: Any = None
         self.start()
 
     def start(self) -> None:
@@ -121,7 +122,7 @@ def _attend(pool: list[_Worker], told: Any, progress: Report | None) -> None:
             continue
         pool[index].done, pool[index].count, waits = said
         if progress:
-            counts = [worker.count for worker in pool]
+            counts: list[Any] = [worker.count for worker in pool]
             whole = None if None in counts else sum(counts)
             progress(sum(worker.done for worker in pool), whole, waits)
 

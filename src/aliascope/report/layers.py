@@ -115,8 +115,8 @@ def of_run(run: Run) -> Section:
             values.reindex(columns=list(rows)), run.photographs.loc[values.index]
         )
         charts[metric] = {name: [Mark("baseline", *x)] for name, *x in means.itertuples()}
-        for name, *x in means.itertuples():
-            rows[name].append(limits(*x, ".4f"))
+        for name, value, low, high in means.itertuples():
+            rows[name].append(limits(value, low, high, ".4f"))
     header = ["layer", *(_SHOWN[m][0] for m in charts)]
     text = "Means over photographs, with 95 % intervals."
     return section(charts, Table("layers", header, [*rows.values()]), text)

@@ -39,8 +39,8 @@ def of_run(path: Path) -> Part:
     values = images.rename(columns={"correct": "accuracy"}).reindex(columns=list(_METRICS))
     means: Any = mean_intervals(values.astype("float64"), run.photographs)
     rows = [
-        [cell(_METRICS[str(m)][0]), limits(*x, _METRICS[str(m)][1])]
-        for m, *x in means.dropna(subset="value").itertuples()
+        [cell(_METRICS[str(m)][0]), limits(value, low, high, _METRICS[str(m)][1])]
+        for m, value, low, high in means.dropna(subset="value").itertuples()
     ]
     header = ["figure", "mean over photographs"]
     sections = [Section("Figures", tables=[Table("figures", header, rows)])]
@@ -140,7 +140,7 @@ def _points(found: Comparison, runs: list[Run]) -> list[tuple[str, Mark, Mark]]:
             tuple(Mark(role, means.loc[name, f"mean_{side}"]) for name in names)
             for side, role in zip("ab", roles, strict=True)
         ]
-    return [(side, *both) for side, both in zip("AB", marks, strict=True)]
+    return [(side, x, y) for side, (x, y) in zip("AB", marks, strict=True)]
 
 
 def _figures(found: Comparison) -> Table:
