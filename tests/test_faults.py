@@ -216,7 +216,7 @@ def test_what_is_compared_tells_a_lost_image(pictures, tmp_path):
         ("measure", "60k", "9m"),
         pytest.param("study", "200k", "9m", marks=pytest.mark.slow),
         pytest.param("methods", "100k", "9m", marks=pytest.mark.slow),
-        pytest.param("finetune", "40k", "9m", marks=pytest.mark.slow),
+        pytest.param("finetune", "16k", "9m", marks=pytest.mark.slow),
     ],
 )
 def test_a_disk_that_is_full_and_then_larger(pictures, tmp_path, job, size, enough):
@@ -233,7 +233,7 @@ def test_a_disk_that_is_full_and_then_larger(pictures, tmp_path, job, size, enou
 
 
 @pytest.mark.parametrize(
-    "job", [x if x in ("measure", "finetune") else pytest.param(x, marks=pytest.mark.slow)
+    "job", [x if x == "measure" else pytest.param(x, marks=pytest.mark.slow)
             for x in JOBS]
 )  # fmt: skip
 def test_a_disk_that_nobody_may_write(pictures, tmp_path, job):
@@ -268,13 +268,12 @@ def test_a_file_system_that_loses_renames(pictures, tmp_path, job, seed):
             try:
                 work(pictures, tmp_path / "out")
             except AliascopeError as error:
-                told.append((str(error), lost[0]))
+                told.append((str(error), [*lost]))
             else:
-                assert not lost
-                break
+                break  # none was lost, but of a file that was there already, bit for bit
     assert told
-    for sentence, file in told:
-        assert sentence.startswith(f"{file} cannot be written (")
+    for sentence, files in told:
+        assert any(sentence.startswith(f"{file} cannot be written (") for file in files)
     same(tmp_path / "out", tmp_path / "alone")
 
 

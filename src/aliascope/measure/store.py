@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -325,14 +326,14 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return table.to_pandas(types_mapper=NULLABLE.get)
 
 
-def _layer(row: dict[str, Any]) -> StridedLayer:
+def _layer(row: Any) -> StridedLayer:
     known: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
     layer = StridedLayer(**known)
     sizes = [layer.kernel, layer.stride, layer.cumulative_stride]
     numbers = [*sum(sizes, ()), *layer.input_shape, *layer.output_shape, layer.order]
     texts = [layer.name, layer.kind, layer.function or ""]
     if {len(size) for size in sizes} != {2} or not (
-        all(isinstance(x, int | float) for x in numbers)
+        all(isinstance(x, int | float) and isfinite(x) for x in numbers)
         and all(isinstance(text, str) for text in texts)
     ):
         raise ValueError(f"{row!r:.100} is no layer")

@@ -2,8 +2,8 @@
 
 A file of aliascope's is safetensors whose metadata hold one JSON object under "aliascope": format,
 base (the spec of the network before it was converted), recipes (the arguments of each `antialias`,
-in order), weights_digest (of the base's weights, before conversion) and version. Under "tensors" is
-a SHA-256 of the tensors, under "sha256" one of the other metadata: a bit that flips is noticed.
+in order), weights_digest (of the base's weights, before conversion) and version. Under "sha256" is
+a digest of this, and one of the tensors: a bit that flips is noticed.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def write_weights(
         }
     record = json.dumps({"format": _FORMAT, **asdict(provenance)})
     try:
-        write_file(path, sealed_tensors(state, {"aliascope": record}))
+        write_file(path, sealed_tensors(state, {"format": "pt", "aliascope": record}))
     except RunError as error:
         reason = getattr(error.__cause__, "strerror", None) or error.__cause__
         raise ModelError(
@@ -80,10 +80,10 @@ def write_weights(
         ) from error
 
 
-def sealed_tensors(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+def sealed_tensors(state: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """A safetensors file with digests of what is in it."""
-    metadata = {"format": "pt", "tensors": _tensors(state), **metadata}
-    return save(state, metadata | {_SEAL: _digest(metadata)})
+    metadata, tensors = metadata or {}, _tensors(state)
+    return save(state, metadata | {_SEAL: f"{_digest(metadata, tensors)} {tensors}"})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -93,23 +93,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         OSError, SafetensorError: it cannot be read.
         ValueError: it holds digests, and these are of something else.
     """
-    metadata, state = read_metadata(path), load_file(path)
-    if "tensors" in metadata and metadata["tensors"] != _tensors(state):
+    (_, tensors), state = _opened(path), load_file(path)
+    if tensors and tensors != _tensors(state):
         raise ValueError(_CHANGED)
     return state
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """What such a file says of itself; raises the same."""
+def _opened(path: Path) -> tuple[dict[str, str], str]:
+    """What such a file says of itself, and the digest of its tensors or ""; raises the same."""
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
-    if _SEAL in metadata and metadata.pop(_SEAL) != _digest(metadata):
+    if _SEAL not in metadata:
+        return metadata, ""
+    own, _, tensors = metadata.pop(_SEAL).partition(" ")
+    if own != _digest(metadata, tensors):
         raise ValueError(_CHANGED)
-    return metadata
+    return metadata, tensors
 
 
-def _digest(metadata: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+def _digest(metadata: dict[str, str], tensors: str) -> str:
+    return hashlib.sha256(json.dumps([metadata, tensors], sort_keys=True).encode()).hexdigest()
 
 
 def _tensors(state: dict[str, Tensor]) -> str:
@@ -137,7 +140,7 @@ def recorded(path: Path) -> Provenance | None:
     if path.suffix != SUFFIX:
         return None
     try:
-        text = read_metadata(path).get("aliascope")
+        text = _opened(path)[0].get("aliascope")
     except FileNotFoundError as error:
         raise ModelError(f"no such model: {path} does not exist") from error
     except (OSError, SafetensorError, ValueError) as error:
