@@ -16,6 +16,7 @@ from aliascope.latency import Latency
 from aliascope.measure.store import Run
 from aliascope.measure.writing import RunWriter
 from aliascope.records import StridedLayer
+from aliascope.results.files import sealed, unsealed
 from aliascope.spectra import AVR_VARIANTS
 from aliascope.statistics import Estimate, holm, paired
 
@@ -454,9 +455,9 @@ def test_what_is_no_comparison_is_not_opened_as_one(tmp_path):
     compare(*resnets()).save(file)
     with pytest.raises(RunError, match=r"holds a Comparison, not a Latency: open it with Compar"):
         Latency.open(file)
-    record = json.loads(file.read_text())
+    record = unsealed(file.read_bytes())
     for changed in (record | {"format": 9}, record | {"another": 1}):
-        file.write_text(json.dumps(changed))
+        file.write_bytes(sealed(changed))
         with pytest.raises(RunError, match="was saved by another version of aliascope"):
             Comparison.open(file)
 

@@ -83,7 +83,14 @@ def write_weights(
 def sealed_tensors(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """A safetensors file with digests of what is in it."""
     metadata = {"format": "pt", "tensors": _tensors(state), **metadata}
-    return save(state, metadata | {_SEAL: _digest(metadata)})
+    data = save(state, metadata | {_SEAL: _digest(metadata)})
+    # safetensors writes the metadata in an order that changes from call to call.
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
