@@ -44,7 +44,7 @@ def address(tmp_path_factory):
     )
     yield server.stdout.readline().strip()
     server.send_signal(signal.SIGINT)
-    assert server.wait(60) == 0
+    assert server.wait(120) == 0
     server.stdout.close()
 
 

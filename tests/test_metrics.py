@@ -327,7 +327,8 @@ def test_a_plot_is_bounded(metric, top):
     ],
 )
 def test_without_the_extra_one_sentence_says_how_to_get_it(module, package, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == package] + [package]:
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"aliascope.{module}", raising=False)
     with pytest.raises(AliascopeError) as caught:
         importlib.import_module(f"aliascope.{module}")

@@ -89,7 +89,7 @@ class Checkpoints:
         }
         tensors = {"averaged": progress.average.module.state_dict(), "training": _moving(progress)}
         for kind, name in files.items():
-            write_file(self.path / name, sealed_tensors(_detached(tensors[kind])))
+            write_file(self.path / name, sealed_tensors(_detached(tensors[kind]), {}))
         record = {"format": _FORMAT, "config": self._config, "info": self._info, "files": files}
         record |= {name: getattr(progress, name) for name in _PLAIN}
         record["scaler"] = progress.scaler.state_dict()
@@ -131,7 +131,7 @@ class Checkpoints:
     def finish(self, progress: State) -> None:
         """Put the averaged weights beside the checkpoint, under a name that stays."""
         if self.path is not None:
-            data = sealed_tensors(_detached(progress.average.module.state_dict()))
+            data = sealed_tensors(_detached(progress.average.module.state_dict()), {})
             write_file(self.path / "model.safetensors", data)
 
 

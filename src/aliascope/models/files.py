@@ -2,8 +2,8 @@
 
 A file of aliascope's is safetensors whose metadata hold one JSON object under "aliascope": format,
 base (the spec of the network before it was converted), recipes (the arguments of each `antialias`,
-in order), weights_digest (of the base's weights, before conversion) and version. Under "sha256" is
-a digest of this, and one of the tensors: a bit that flips is noticed.
+in order), weights_digest (of the base's weights, before conversion) and version. Under "tensors" is
+a SHA-256 of the tensors, under "sha256" one of the other metadata: a bit that flips is noticed.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def write_weights(
         }
     record = json.dumps({"format": _FORMAT, **asdict(provenance)})
     try:
-        write_file(path, sealed_tensors(state, {"format": "pt", "aliascope": record}))
+        write_file(path, sealed_tensors(state, {"aliascope": record}))
     except RunError as error:
         reason = getattr(error.__cause__, "strerror", None) or error.__cause__
         raise ModelError(
@@ -80,10 +80,17 @@ def write_weights(
         ) from error
 
 
-def sealed_tensors(state: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+def sealed_tensors(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """A safetensors file with digests of what is in it."""
-    metadata, tensors = metadata or {}, _tensors(state)
-    return save(state, metadata | {_SEAL: f"{_digest(metadata, tensors)} {tensors}"})
+    metadata = {"format": "pt", "tensors": _tensors(state), **metadata}
+    data = save(state, metadata | {_SEAL: _digest(metadata)})
+    # safetensors writes the metadata in an order that changes from call to call.
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -93,26 +100,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         OSError, SafetensorError: it cannot be read.
         ValueError: it holds digests, and these are of something else.
     """
-    (_, tensors), state = _opened(path), load_file(path)
-    if tensors and tensors != _tensors(state):
+    metadata, state = read_metadata(path), load_file(path)
+    if "tensors" in metadata and metadata["tensors"] != _tensors(state):
         raise ValueError(_CHANGED)
     return state
 
 
-def _opened(path: Path) -> tuple[dict[str, str], str]:
-    """What such a file says of itself, and the digest of its tensors or ""; raises the same."""
+def read_metadata(path: Path) -> dict[str, str]:
+    """What such a file says of itself; raises the same."""
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
-    if _SEAL not in metadata:
-        return metadata, ""
-    own, _, tensors = metadata.pop(_SEAL).partition(" ")
-    if own != _digest(metadata, tensors):
+    if _SEAL in metadata and metadata.pop(_SEAL) != _digest(metadata):
         raise ValueError(_CHANGED)
-    return metadata, tensors
+    return metadata
 
 
-def _digest(metadata: dict[str, str], tensors: str) -> str:
-    return hashlib.sha256(json.dumps([metadata, tensors], sort_keys=True).encode()).hexdigest()
+def _digest(metadata: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
 
 def _tensors(state: dict[str, Tensor]) -> str:
@@ -140,7 +144,7 @@ def recorded(path: Path) -> Provenance | None:
     if path.suffix != SUFFIX:
         return None
     try:
-        text = _opened(path)[0].get("aliascope")
+        text = read_metadata(path).get("aliascope")
     except FileNotFoundError as error:
         raise ModelError(f"no such model: {path} does not exist") from error
     except (OSError, SafetensorError, ValueError) as error:
