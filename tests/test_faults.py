@@ -171,10 +171,12 @@ def killed(work, same, pictures, folder, kills, seed=0):
     while True:
         out = folder / str(completed)
         while done < kills:
+            begun = time.monotonic()
             code = faults.kill(work, pictures, out, after=chance.uniform(0, whole))
-            sound_below(out)
             if code == 0:
+                whole = time.monotonic() - begun  # of what was left, on a machine that is less busy
                 break
+            sound_below(out)
             assert code == -signal.SIGKILL
             done += 1
         faults.seconds(work, pictures, out)

@@ -3,7 +3,9 @@
 import sys
 import threading
 import time
+from contextlib import suppress
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from aliascope import RunError, measure
 from test_shards import check_equal, measured, net
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1800)]
 OPTIONS = {"limit": 12, "device": "cpu", "batch_size": 2, "engine": "ray"}
 
 
@@ -79,3 +81,35 @@ def test_a_directory_is_needed():
     torch.manual_seed(0)
     with pytest.raises(RunError, match="a run on Ray needs a directory that all nodes see"):
         measure(net(), "photos", **OPTIONS)
+
+
+def test_workers_killed_at_random_moments(tmp_path, cluster, capsys):
+    """Four runs, of which each loses five of its processes."""
+    import psutil
+
+    chance, killed, start = np.random.default_rng(0), 0, time.monotonic()
+    alone = measured(None, limit=12)
+    for number in range(4):
+        ended = threading.Event()
+
+        def hunt(ended=ended):
+            nonlocal killed
+            left = 5
+            while left and not ended.wait(chance.uniform(0.5, 2)):
+                tasks = [p for p in psutil.process_iter() if "_measure_shard" in p.name()]
+                for task in tasks[:1]:
+                    with suppress(psutil.NoSuchProcess):
+                        task.kill()
+                        left, killed = left - 1, killed + 1
+
+        hunter = threading.Thread(target=hunt)
+        hunter.start()
+        out = tmp_path / str(number)
+        run = measure(Slow(), "photos", out=out, address=cluster.address, **OPTIONS)
+        ended.set()
+        hunter.join()
+        check_equal(renamed(run), alone)
+    with capsys.disabled():
+        sys.stdout.write(f"\n| Ray | {killed} kills | 4 directories | equal | "
+                         f"{time.monotonic() - start:.0f} s |\n")  # fmt: skip
+    assert killed >= 20
