@@ -491,6 +491,26 @@ def test_no_flipped_bit_is_unseen(written, name, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "curves.csv"])
+def test_verify_names_what_is_damaged_wherever_it_is(written, name):
+    """Of the files in KINDS, given the directory above them."""
+    kind, read = KINDS[name]
+    folder = written(kind)
+    read(folder)
+    assert verify(folder).sound, verify(folder).damaged
+    for copy in faults.flipped((folder / name).read_bytes(), 3, 3):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(copy)
+        try:
+            told = "\n".join(verify(folder).damaged)
+        except RunError as error:
+            told = str(error)
+        finally:
+            (folder / name).write_bytes(whole)
+        assert name in told
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*KINDS])
 def test_no_truncation_is_unseen(written, name):
     kind, read = KINDS[name]

@@ -188,7 +188,7 @@ def test_a_damaged_file_is_found_and_measured_anew(tmp_path, alone):
     assert found.damaged == (f"{file} (its bytes are not those that were written)",)
     assert [Path(name).name for name in found.unlisted] == [".part-00009.parquet.tmp"]
     assert (found.sound, found.images) == (False, 5)
-    assert found.verdict.startswith("Damaged files: 1. Run the same `aliascope measure` again")
+    assert found.verdict.startswith("Damaged files: 1. Run the same command again, without --shard")
     run = measured(tmp_path)
     assert "part-00001 was damaged" in run.notices[-1]
     check_equal(run, alone)

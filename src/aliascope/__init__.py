@@ -36,8 +36,9 @@ if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a seco
     from aliascope.images.preprocessing import Preprocessing
     from aliascope.latency import Latency, bench
     from aliascope.measure import measure
-    from aliascope.measure.merging import Verified, merge, verify
+    from aliascope.measure.merging import merge
     from aliascope.measure.store import Run
+    from aliascope.measure.verifying import Verified, verify
     from aliascope.models import LoadedModel, available_models, load_model, save_model
     from aliascope.records import Image, StridedLayer
     from aliascope.spectra import (

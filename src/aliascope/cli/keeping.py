@@ -35,6 +35,7 @@ def merge(
 def verify(runs: Runs, as_json: Json = False) -> None:
     """Check that runs hold what was written: every file's digest, every image's rows.
 
+    Of the directory of a study, a comparison, methods or a fine-tuning, all that lies below it.
     The status is 1 where a file is damaged or a shard is not complete.
     """
     found = [aliascope.verify(run) for run in runs]
