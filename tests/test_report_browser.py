@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from test_report import NASTY
+from test_report import NASTY, compared, pictures  # noqa: F401 - fixtures
 
 JENKINS = "sandbox allow-same-origin; default-src 'none'; img-src 'self'; style-src 'self';"
 """What Jenkins sends by default with the files of a build: neither scripts nor styles."""
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("report")]
 
 
 @pytest.fixture
-def visit(chromium, compared):
+def visit(chromium, compared):  # noqa: F811
     contexts, faults = [], []
 
     def visit(policy="", **settings):
@@ -82,7 +82,7 @@ def test_a_table_is_copied_as_csv(visit):
 
 
 @pytest.mark.parametrize("settings", [{"java_script_enabled": False}, {"policy": JENKINS}])
-def test_it_can_be_read_without_scripts(visit, compared, settings):
+def test_it_can_be_read_without_scripts(visit, compared, settings):  # noqa: F811
     page = visit(**settings)
     text = page.locator("body").inner_text()
     assert compared[0].verdict in re.sub(r"\s+", " ", text)

@@ -361,7 +361,7 @@ json_values = st.recursive(
 def test_any_configuration_is_equal_to_itself(config):
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
-            with RunWriter(folder, config, [], {}) as writer:
+            with RunWriter(folder, {"model": "toy"} | config, [], {}) as writer:
                 run = writer.finish()
             assert run.config == Run.open(folder).config
 

@@ -289,8 +289,9 @@ def _united(found: dict[str, Run]) -> Run:
     shards = {name: run for name, run in found.items() if name != RECORD}
     told = list(shards.values())
     states = {run.state for run in told}
-    worst: tuple[State, ...] = ("running", "failed", "interrupted")
-    state: State = next((s for s in worst if s in states), worst[-1])
+    state: State = "interrupted"
+    if states & {"running", "failed"}:
+        state = "running" if "running" in states else "failed"
     last = max(told, key=lambda run: run.times["updated"])
     return Run(
         config=last.config,
