@@ -502,7 +502,7 @@ def attack_commands(seed, count, base, place):
         own.mkdir(parents=True)
         os.chdir(own)
         sys.argv = ["aliascope", *line]
-        said = io.StringIO()
+        said = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
         code = "traceback"
         try:
             with limit(60), redirect_stdout(said), redirect_stderr(said):
@@ -511,8 +511,9 @@ def attack_commands(seed, count, base, place):
             code = end.code
         except BaseException as error:  # noqa: BLE001 - told to the test
             wrong.append((line, repr(error)))
-        if "Traceback" in said.getvalue():
-            wrong.append((line, said.getvalue()))
+        text = said.buffer.getvalue().decode()
+        if "Traceback" in text:
+            wrong.append((line, text))
         codes[code] = codes.get(code, 0) + 1
         if strangers := {*base.parent.iterdir(), *base.iterdir()} - around:
             wrong.append((line, f"wrote {strangers}"))
@@ -536,7 +537,22 @@ def test_many_command_lines(victim, tmp_path, capsys):
     codes, wrong = found
     with capsys.disabled():
         sys.stdout.write(f"\n| command lines | 2000 | {codes} | peak + {peak / 1e6:.0f} MB |\n")
-    assert wrong == []
+    assert not wrong, "\n".join(f"{line}"[:300] + f"\n    {why}" for line, why in wrong)
+
+
+def test_a_study_that_lost_a_table_is_not_reported(victim):
+    table = victim / "study" / "tables" / "phase5_tradeoff.csv"
+    with pytest.raises(RunError, match=f"{table} is missing: run the same study again"):
+        report(victim / "study")
+
+
+def test_a_path_that_no_system_has_is_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["aliascope", "verify", "x" * 300])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {'x' * 300}")
+    assert said.endswith("cannot be used (File name too long): give another path, or mend that\n")
 
 
 def test_what_is_no_file_is_not_replaced(tmp_path):

@@ -92,12 +92,16 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app()
-    except AliascopeError as error:
+    except (AliascopeError, OSError) as error:
         if debug:
             raise
         from aliascope.cli.output import complain
 
-        complain(str(error))
+        told = str(error)
+        if isinstance(error, OSError):  # of a place that no command looks at before it is used
+            told = f"{error.filename or 'a file'} cannot be used ({error.strerror or error}): "
+            told += "give another path, or mend that"
+        complain(told)
         sys.exit(1)
 
 

@@ -274,7 +274,8 @@ def _check(record: dict[str, Any]) -> None:
     for name, value in record.items():
         if name in _VALUES and not isinstance(value, _VALUES[name]):
             raise ValueError(f"{name} is {value!r:.50}")
-    texts = [*record["notices"], *record["times"].values(), record["config"]["model"]]
+    times = [record["times"][name] for name in ("started", "updated")]
+    texts = [*record["notices"], *times, record["config"]["model"]]
     texts += [item[key] for item in record["skipped"] for key in ("image_id", "reason")]
     texts += [files[kind] for files in record["parts"].values() for kind in ("images", "layers")]
     if any(not isinstance(text, str) for text in texts):

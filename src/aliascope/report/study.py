@@ -157,7 +157,12 @@ def _sections(
 
 
 def _rows(path: Path, name: str) -> Any:
-    return read_csv(BytesIO(read_checked(path, name)))
+    try:
+        return read_csv(BytesIO(read_checked(path, name)))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path / name} is missing: run the same study again, which makes it anew"
+        ) from None
 
 
 def _points(path: Path, settings: dict[str, Any]) -> Iterator[tuple[str, Mark, Mark]]:
