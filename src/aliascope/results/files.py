@@ -211,6 +211,9 @@ def unsealed(data: bytes, *, older: bool = False) -> dict[str, Any]:
     """
     record = parsed(data)
     if older and _SEAL not in record.keys():  # noqa: SIM118 - of a list it raises AttributeError
+        last = [*record.values()][-1:]
+        if last and re.fullmatch("[0-9a-f]{64}", str(last[0])):
+            raise ValueError("the name of its digest is not what was written")
         return record
     if record.pop(_SEAL) != _digest(record):
         raise ValueError("its content is not what was written")
