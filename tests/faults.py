@@ -19,11 +19,14 @@ PROCESSES = multiprocessing.get_context("forkserver")
 
 @contextmanager
 def served():
-    """A server of processes that imports torch once: a fork of it is a real process in 30 ms."""
+    """A server of processes that imports once: a fork of it is a real process in 30 ms.
+
+    The first module that asks starts it, so it knows those of all.
+    """
     with pytest.MonkeyPatch.context() as patch:
         paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-        PROCESSES.set_forkserver_preload([__name__])
+        PROCESSES.set_forkserver_preload([__name__, "test_store", "test_faults", "test_hostile"])
         forkserver.ensure_running()
     seconds(time.sleep, 0)  # until it is there
     yield

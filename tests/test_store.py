@@ -1,13 +1,10 @@
 import errno
 import json
-import multiprocessing
 import os
 import signal
-import subprocess
 import tempfile
 import time
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import faults
 from aliascope.errors import RunError
 from aliascope.measure import writing
 from aliascope.measure.store import Run
@@ -25,7 +23,6 @@ from aliascope.records import StridedLayer
 from aliascope.results.files import sealed
 
 CONFIG = {"model": "toy", "images": "noise", "preprocessing": "model", "size": (8, 8)}
-PROCESSES = multiprocessing.get_context("forkserver")
 
 
 def layer(name="conv1", order=0, stride=(2.0, 2.0), kind="conv"):
@@ -521,23 +518,12 @@ def test_a_layers_file_on_its_own_is_ignored_and_replaced(tmp_path):
     assert leftover.read_bytes() != before
 
 
-def changes(data, seed, count):
-    """Copies of a file with one bit flipped in each."""
-    random = np.random.default_rng(seed)
-    for place, bit in zip(
-        random.integers(0, len(data), count), random.integers(0, 8, count), strict=True
-    ):
-        copy = bytearray(data)
-        copy[place] ^= 1 << bit
-        yield bytes(copy)
-
-
 def test_no_flipped_bit_in_a_record_is_unseen(tmp_path):
     """What can be read says what was written; what cannot says so."""
     write(tmp_path, names(6))
     file, told = tmp_path / "run.json", Run.open(tmp_path)
     read = 0
-    for data in changes(file.read_bytes(), 0, 200):
+    for data in faults.flipped(file.read_bytes(), 0, 200):
         file.write_bytes(data)
         try:
             run = Run.open(tmp_path)
@@ -553,7 +539,7 @@ def test_no_flipped_bit_changes_a_number_unseen(tmp_path, kind):
     """Neither in the data nor in what Parquet says of them."""
     write(tmp_path, names(6))
     file = tmp_path / kind / "part-00000.parquet"
-    for data in changes(file.read_bytes(), 0, 60):
+    for data in faults.flipped(file.read_bytes(), 0, 60):
         file.write_bytes(data)
         with pytest.raises(RunError, match="its bytes are not those that were written"):
             getattr(Run.open(tmp_path), kind)
@@ -689,45 +675,20 @@ def test_ctrl_c_in_the_middle_of_a_commit_loses_nothing_that_was_added(tmp_path,
     check_rows(write(tmp_path, names(9)), names(9))
 
 
-@pytest.fixture
-def tiny_disk(tmp_path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting is not permitted")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-def test_a_disk_that_is_really_full(tiny_disk):
-    path = tiny_disk / "run"
-    with pytest.raises(RunError, match=r"cannot be written \(No space left on device\)"):
-        write(path, names(99), flush_seconds=0.0)
-    kept = Run.open(path).images["image_id"].tolist()
-    assert kept
-    check_rows(Run.open(path), kept)
+def test_a_disk_that_is_really_full(tmp_path):
+    with faults.disk(tmp_path / "disk", "64k"):
+        path = tmp_path / "disk" / "run"
+        with pytest.raises(RunError, match=r"cannot be written \(No space left on device\)"):
+            write(path, names(99), flush_seconds=0.0)
+        kept = Run.open(path).images["image_id"].tolist()
+        assert kept
+        check_rows(Run.open(path), kept)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _server_of_processes():
-    # It imports torch once, and runs no threads: a fork of it is a real process in 30 ms.
-    with pytest.MonkeyPatch.context() as patch:
-        paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-        PROCESSES.set_forkserver_preload([__name__])
-        forkserver.ensure_running()
-
-
-@contextmanager
-def process(target, *args):
-    child = PROCESSES.Process(target=target, args=args)
-    child.start()
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.join()
+def _server():
+    with faults.served():
+        yield
 
 
 def write_slowly(path, ids):
@@ -742,8 +703,8 @@ def hold(pipe, path):
 
 
 def test_a_second_writer_is_refused_until_the_first_is_killed(tmp_path):
-    ours, theirs = PROCESSES.Pipe()
-    with process(hold, theirs, tmp_path) as child:
+    ours, theirs = faults.PROCESSES.Pipe()
+    with faults.process(hold, theirs, tmp_path) as child:
         assert ours.recv() == "locked"
         with pytest.raises(RunError) as caught:
             write(tmp_path, names(4))
@@ -792,7 +753,7 @@ def write_and_die(path, step):
 def test_killed_at_every_step_of_a_run(tmp_path):
     for step in range(1, 100):
         path = tmp_path / str(step)
-        with process(write_and_die, path, step) as child:
+        with faults.process(write_and_die, path, step) as child:
             child.join(timeout=60)
             if child.exitcode == 0:
                 break
@@ -809,10 +770,10 @@ def test_killed_at_every_step_of_a_run(tmp_path):
 
 def test_killed_at_random_moments_and_continued(tmp_path):
     moments, ids = np.random.default_rng(0), names(1000)
-    for _ in range(25):
+    for _ in range(10):
         parts = len(list(tmp_path.glob("images/part-*")))
         goal = parts + moments.integers(0, 8)
-        with process(write_slowly, tmp_path, ids) as child:
+        with faults.process(write_slowly, tmp_path, ids) as child:
             while parts < goal:
                 assert child.exitcode is None, "finished before the last kill"
                 time.sleep(0.001)
