@@ -14,7 +14,7 @@ test: .venv/dev
 	$(BIN)/python -m pytest -n logical --dist loadgroup
 
 test-all: .venv/dev
-	$(BIN)/python -m pytest -n logical --dist loadgroup -m ""
+	$(BIN)/python -m pytest -n logical --dist loadgroup -m "" --jaxtyping-packages=aliascope,beartype.beartype
 
 test-browser: .venv/dev
 	$(BIN)/python -m pytest -n logical --dist loadgroup -m browser

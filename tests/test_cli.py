@@ -523,6 +523,7 @@ def test_methods_lists_what_can_be_chosen(run, monkeypatch):
     assert {row["name"]: row["parameters"] > 0 for row in rows}["lps"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(run, folder):
     told = "measure toy:slow --images pictures --out run --batch-size 1"
     command = [sys.executable, "-m", "aliascope.cli", *told.split()]

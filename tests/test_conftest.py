@@ -2,15 +2,10 @@
 
 import importlib.util
 import types
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
-from beartype import beartype
-from jaxtyping import Float
-from torch import Tensor
 
 from aliascope.shifts import Shift, largest
 from aliascope.svg import heat
@@ -37,34 +32,10 @@ def test_one_line_says_which_data_is_not_here(conftest):
     assert len(lines) == 1
 
 
+@pytest.mark.slow  # where the suite is whole: it takes a fifth longer
 def test_types_and_shapes_are_checked_in_the_package():
     assert largest([Shift("", 1, 0)]) == 1
     with pytest.raises(Exception, match="violates type hint"):
         largest([1])
     with pytest.raises(Exception, match=r"[Tt]ype-check"):
         heat(torch.zeros(3).numpy(), title="", description="")
-
-
-@pytest.mark.parametrize(
-    ("hint", "answer"),
-    [
-        (int | None, False),
-        (Literal["crop", "a [b]"], False),
-        (dict[str, tuple[int, ...]], False),
-        (Float[Tensor, "n"], True),
-        (Iterator[tuple[str, Float[Tensor, "n"]]], True),
-        ("Run", True),
-        (list["Run"], True),
-    ],
-)
-def test_jaxtyping_keeps_what_speaks_of_shapes(conftest, hint, answer):
-    def given(x: hint):
-        return x
-
-    chosen = []
-    decorate = conftest.checked(lambda fn, typechecker: chosen.append(fn))
-    made = decorate(typechecker=beartype)(given)
-    assert bool(chosen) is answer
-    if not answer:
-        with pytest.raises(Exception, match="violates type hint"):
-            made(object)

@@ -294,6 +294,7 @@ class Mortal(nn.Module):
         return self.net(x)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_workers_make_the_same_run_though_one_is_killed(tmp_path, alone):
     told = []

@@ -416,6 +416,7 @@ def test_the_closing_table(again, results, material, monkeypatch):
     assert str(results) in printed
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on(results, material, tmp_path, monkeypatch, undrawn):
     out, module = tmp_path / "results", sys.modules["aliascope.measure"]
     rows_of, calls = module.rows_of, []
@@ -437,6 +438,7 @@ def test_a_killed_study_goes_on(results, material, tmp_path, monkeypatch, undraw
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_figures_only_needs_no_model(results, monkeypatch):
     figures = {file: file.read_bytes() for file in (results / "figures").glob("*.png")}
     savefig = Figure.savefig
