@@ -348,9 +348,14 @@ def _synthesis(
         return rows[:, phase::step][:, :count].mT.contiguous().to(device, dtype)
 
 
+def _top(n: int, stride: float) -> int:
+    """The largest of them."""
+    return math.floor(n / (2 * stride) + _ON_THE_LIMIT)
+
+
 def _row_frequencies(n: int, stride: float) -> Tensor:
     """DFT index of each row of `_fourier_rows`: cosines 0…K, then sines where they exist."""
-    top = math.floor(n / (2 * stride) + _ON_THE_LIMIT)
+    top = _top(n, stride)
     return torch.cat([torch.arange(top + 1), torch.arange(1, min(top, (n - 1) // 2) + 1)])
 
 
@@ -359,8 +364,7 @@ def _fourier_rows(n: int, stride: float, dtype: torch.dtype, device: torch.devic
     """The orthonormal real Fourier basis of n samples up to frequency 1/stride, (K, n)."""
     # Cached tensors must serve training too, whoever asked first.
     with torch.inference_mode(mode=False):
-        k = _row_frequencies(n, stride)
-        top = int(k.max())
+        k, top = _row_frequencies(n, stride), _top(n, stride)
         angle = 2 * math.pi * (k[:, None] * torch.arange(n) % n).double() / n
         rows = torch.cat([angle[: top + 1].cos(), angle[top + 1 :].sin()])
         return (rows / rows.norm(dim=1, keepdim=True)).to(device, dtype)

@@ -109,7 +109,7 @@ def prepare(
         ModelError: the model fails on a blank image, or there is no such device.
     """
     preprocessing = model.prepared(preprocess)
-    example = model.example(preprocessing.crop)
+    example = model.example(preprocessing.crop).to(_dtype(model.module))
     place = chosen_device(device, precision)
     with failures_named(model.spec, example.shape):
         module = fuse_batch_norm(model.module, example)
