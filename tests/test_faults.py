@@ -264,7 +264,7 @@ def test_a_file_system_that_loses_renames(pictures, tmp_path, job, seed):
     work, same, _ = JOBS[job]
     work(pictures, tmp_path / "alone")
     told = []
-    with faults.losing_renames(0.1, seed) as lost:
+    with faults.losing_renames(0.2, seed) as lost:
         for _ in range(60):
             lost.clear()
             try:
@@ -275,7 +275,7 @@ def test_a_file_system_that_loses_renames(pictures, tmp_path, job, seed):
                 break  # none was lost, but of a file that was there already, bit for bit
     assert told
     for sentence, files in told:
-        assert any(sentence.startswith(f"{file} cannot be written (") for file in files)
+        assert any(sentence.startswith(f"{file} cannot be written (") for file in files), sentence
     same(tmp_path / "out", tmp_path / "alone")
 
 

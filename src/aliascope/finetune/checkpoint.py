@@ -27,6 +27,8 @@ from aliascope.results.files import refuse_another, sealed, unsealed, write_file
 from aliascope.results.text import brief
 
 RECORD = "finetune.json"
+FIRST = "*-000000.safetensors"
+"""What lies alone where a kill came before the first record."""
 _FORMAT = 1
 _PLAIN = ("step", "seconds", "history", "losses", "teacher", "predictions")
 _PLAIN += ("recalibrated", "unreadable")

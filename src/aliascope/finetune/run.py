@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from aliascope.errors import ImageError
-from aliascope.finetune.checkpoint import RECORD, Checkpoints
+from aliascope.finetune.checkpoint import FIRST, RECORD, Checkpoints
 from aliascope.finetune.data import Photos, split
 from aliascope.finetune.evaluation import METRICS, HeldOut, divergence
 from aliascope.finetune.recalibration import recalibrate, spread
@@ -181,7 +181,7 @@ def finetune(
     with ExitStack() as held:
         path = None if out is None else Path(out)
         if path is not None:
-            held.callback(lock(path, RECORD).release)
+            held.callback(lock(path, RECORD, FIRST).release)
         checkpoints = Checkpoints(path, config, environment(place))
         recalibrated = False
         if settings.recalibration and not checkpoints.exist:

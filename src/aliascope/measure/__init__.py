@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from aliascope.errors import ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
+from aliascope.images.ahead import waits_for
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
 from aliascope.measure.batch import Instrument, Only, Ops, prepare, rows_of
 from aliascope.measure.on_ray import on_ray
@@ -31,8 +32,6 @@ from aliascope.shifts import ONE_PIXEL, Border
 Engine = Literal["local", "ray"]
 _SHARED = ("model", "images", "out", "workers", "engine", "address", "progress")
 """What the processes that measure a shard do not take as it is."""
-_NOTICED = 0.1
-"""Share of the time beyond which waiting for pictures counts: else they lie ready."""
 
 
 def measure(
@@ -171,7 +170,7 @@ def measure(
             writer.run.info["batch_size"] = sizes.current
             done += len(readable) + len(others)
             waited, whole = got - asked, time.perf_counter() - asked
-            report(done, source.count, "decoding" if waited > _NOTICED * whole else "forward")
+            report(done, source.count, waits_for(waited, whole, "forward"))
             asked = time.perf_counter()
         if len(writer.run.skipped) == done and (done or shard is None):
             reason = writer.run.skipped[0]["reason"] if done else "it yielded none"
