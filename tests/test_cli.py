@@ -133,7 +133,7 @@ def test_layers_as_json_marks_shortcuts(run):
 
 
 def test_measure_and_compare(run, folder):
-    status, out, err = run("measure toy:net toy:net --images pictures --out runs")
+    status, out, err = run("measure toy:net toy:net@blurpool --images pictures --out runs")
     assert status == 0, err
     assert out.count("12 images measured, 0 skipped, complete") == 2
     status, out, _ = run("measure toy:net --images pictures --out runs/toy-net --json")

@@ -1,5 +1,6 @@
 import math
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 import aliascope
 from aliascope import ImageError, ModelError, RunError, alias_violation_ratio, measure
 from aliascope.images.preprocessing import Preprocessing
-from aliascope.measure import BatchSize
+from aliascope.measure import BatchSize, measure_together
 from aliascope.measure.batch import measure_batch, prepare, rows_of
 from aliascope.spectra import AVR_VARIANTS
 
@@ -454,3 +455,96 @@ def test_lite0_on_the_thousand_imagenet_photographs(published):
     run = measure("efficientnet_lite0", published / "imagenet_1000", device="cpu")
     assert run.images.correct.mean() == pytest.approx(0.88, abs=0.005)
     assert run.images.sis.mean() == pytest.approx(0.0073, abs=2e-4)
+
+
+class Exhausted(nn.Module):
+    """Out of memory at its third batch of several views."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.batches = 0
+
+    def forward(self, x):
+        self.batches += len(x) > 5
+        if self.batches > 2:
+            raise torch.OutOfMemoryError
+        return self.net(x)
+
+
+def counting(images):
+    """A source that keeps the ids of what it decodes."""
+    source, decoded = aliascope.open_images(str(images)), []
+
+    def counted(entry):
+        def load():
+            decoded.append(entry.id)
+            return entry.load()
+
+        return entry._replace(load=load)
+
+    read = source.read
+    return replace(source, read=lambda: map(counted, read())), decoded
+
+
+def alike(run, alone):
+    pd.testing.assert_frame_equal(run.images, alone.images)
+    pd.testing.assert_frame_equal(run.layers, alone.layers)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (1, 5), (13, 2)])
+def test_side_by_side_each_picture_is_decoded_once(net, folder, sizes):
+    (folder / "broken.png").write_bytes(b"no picture")
+    source, decoded = counting(folder)
+    jobs = [{"model": Net(classes), "batch_size": size}
+            for classes, size in zip((10, 4), sizes, strict=True)]  # fmt: skip
+    told = []
+    options = {"preprocess": SMALL, "device": "cpu"}
+    runs = measure_together(source, jobs, progress=lambda *x: told.append(x), **options)
+    assert sorted(decoded) == sorted({*decoded})
+    assert len(decoded) == 14
+    assert told[-1][:2] == (28, 28)
+    for run, job in zip(runs, jobs, strict=True):
+        alike(run, measure(images=str(folder), **job, **options))
+        assert len(run.skipped) == 1
+
+
+def test_side_by_side_one_that_fails_stops_no_other(net, folder, tmp_path):
+    jobs = [
+        {"model": Exhausted(Net()), "out": tmp_path / "a"},
+        {"model": net, "out": tmp_path / "b"},
+    ]
+    options = {"preprocess": SMALL, "device": "cpu", "batch_size": 2}
+    failed, run = measure_together(str(folder), jobs, **options)
+    assert isinstance(failed, ModelError)
+    assert "does not fit into the memory" in str(failed)
+    assert 0 < len(aliascope.Run.open(tmp_path / "a").images) < 13
+    alike(run, measure(net, str(folder), **options))
+    source, decoded = counting(folder)
+    assert measure_together(source, jobs[1:], **options)[0].state == "complete"
+    assert decoded == []  # nothing of what is there
+
+
+def test_side_by_side_a_run_that_is_further_on_is_continued(net, folder, tmp_path):
+    options = {"preprocess": SMALL, "device": "cpu", "batch_size": 2}
+    measure(net, str(folder), out=tmp_path / "a", limit=9, **options)
+    source, decoded = counting(folder)
+    other = Net(4)
+    jobs = [{"model": net, "out": tmp_path / "a"}, {"model": other, "out": tmp_path / "b"}]
+    first, second = measure_together(source, jobs, **options)
+    assert sorted(decoded) == sorted({*decoded})
+    alike(first, measure(net, str(folder), **options))
+    alike(second, measure(other, str(folder), **options))
+
+
+def test_side_by_side_workers_measure_one_after_the_other(monkeypatch, folder):
+    asked = []
+
+    def processes(model, *_, **__):
+        asked.append(model)
+        return f"run of {model}"
+
+    monkeypatch.setattr(sys.modules["aliascope.measure"], "in_processes", processes)
+    jobs = [{"model": "a"}, {"model": "b"}]
+    assert measure_together(str(folder), jobs, workers=2) == ["run of a", "run of b"]
+    assert asked == ["a", "b"]

@@ -44,6 +44,7 @@ from aliascope.images.preprocessing import (
     crop_of,
     customised,
 )
+from aliascope.measure import measure_together
 from aliascope.models import LoadedModel
 from aliascope.results.files import file_name, place
 
@@ -98,47 +99,46 @@ def measure(
     agreement, confidence and logit instability of every image. With --out a run that was killed
     goes on when the same command is given again.
     """
-    runs, failed, part = [], False, shard_of(shard)
     pixels = {"size": size, "resize": resize, "mean": mean, "std": std}
+    pixels |= {"interpolation": interpolation}
+    jobs, failed, part = {}, {}, shard_of(shard)
     for spec in models:
         try:
-            with interruptible(kept=out is not None):
-                model = aliascope.load_model(
-                    spec, weights=weights, seed=seed, size=crop_of(preprocess, size)
-                )
-                with progress(spec) as report:
-                    run = aliascope.measure(
-                        model,
-                        images,
-                        out=out
-                        if out is None or len(models) == 1
-                        else place(out) / file_name(spec),
-                        preprocess=_prepared(
-                            model, preprocess, **pixels, interpolation=interpolation
-                        ),
-                        ops=ops,
-                        only=only,
-                        precision=precision,
-                        device=device,
-                        shifts=shifts,
-                        batch_size=batch_size,
-                        limit=limit,
-                        shard=part,
-                        workers=workers,
-                        engine=engine,
-                        address=address,
-                        seed=seed,
-                        progress=report,
-                    )
+            model = aliascope.load_model(
+                spec, weights=weights, seed=seed, size=crop_of(preprocess, size)
+            )
+            prepared = _prepared(model, preprocess, **pixels)
         except AliascopeError as error:
-            if len(models) == 1:
-                raise
-            failed = True
-            complain(f"{spec}: {error}")
+            failed[spec] = error
             continue
-        runs.append(run)
-        if not (as_json or as_csv):
-            say(f"{run}\n", run.verdict)
+        jobs[spec] = {"model": model, "out": _run_of(spec, out, models), "preprocess": prepared}
+    with interruptible(kept=out is not None), progress(", ".join(jobs)) as report:
+        measured = measure_together(
+            images,
+            [*jobs.values()],
+            ops=ops,
+            only=only,
+            precision=precision,
+            device=device,
+            shifts=shifts,
+            batch_size=batch_size,
+            limit=limit,
+            shard=part,
+            workers=workers,
+            engine=engine,
+            address=address,
+            seed=seed,
+            progress=report,
+        )
+    found = dict(zip(jobs, measured, strict=True))
+    failed |= {spec: run for spec, run in found.items() if isinstance(run, AliascopeError)}
+    if len(models) == len(failed) == 1:
+        raise failed[models[0]]
+    for spec, error in failed.items():
+        complain(f"{spec}: {error}")
+    runs = [run for run in found.values() if isinstance(run, aliascope.Run)]
+    for run in runs if not (as_json or as_csv) else ():
+        say(f"{run}\n", run.verdict)
     if as_csv and runs:
         print_csv(pd.concat([run.table for run in runs]))
     if as_json:

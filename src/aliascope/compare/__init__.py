@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from aliascope.compare.pairing import pair_layers, reads_alike
 from aliascope.compare.verdict import unchanged, verdict_of
-from aliascope.errors import RunError
+from aliascope.errors import AliascopeError, RunError
 from aliascope.images import ImageSource, open_images
 from aliascope.images.preprocessing import crop_of
-from aliascope.measure import measure
+from aliascope.measure import measure_together
 from aliascope.measure.batch import prepare
 from aliascope.measure.shiftmap import telling, telling_curves
 from aliascope.measure.store import Run
@@ -212,8 +212,14 @@ def _measured(
     """Both models' runs, preprocessed as the first one asks."""
     if options.get("preprocess", "model") == "model":
         options = options | {"preprocess": models[0].preprocessing}
-    for side, model in zip("AB", models, strict=True):
-        yield measure(model, images, out=None if out is None else Path(out) / side, **options)
+    jobs = [
+        {"model": model, "out": None if out is None else Path(out) / side}
+        for side, model in zip("AB", models, strict=True)
+    ]
+    for run in measure_together(images, jobs, **options):
+        if isinstance(run, AliascopeError):
+            raise run
+        yield run
 
 
 def _keep_curves(

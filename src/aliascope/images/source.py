@@ -1,9 +1,13 @@
 """A source of pictures: what it is, whichever way it was opened."""
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
+from threading import Lock
 from typing import NamedTuple
 
 from aliascope.errors import ImageError
@@ -100,6 +104,18 @@ class ImageSource:
         index, count = self.shard
         return islice(islice(self.read(), self.limit), index, None, count)
 
+    def shared(self, readers: int) -> "ImageSource":
+        """The same pictures for so many readers that go along side by side: each decoded once.
+
+        >>> from aliascope.images import open_images
+        >>> source = open_images("photos", limit=1).shared(2)
+        >>> first, second = (next(source.entries()).load() for _ in range(2))
+        >>> first is second
+        True
+        """
+        pictures = _Shared(readers)
+        return replace(self, read=lambda: map(pictures.entry, self.read()))
+
     def _own_ids(self, ids: Sequence[str]) -> Sequence[str]:
         index, count = self.shard
         return ids[: self.limit][index::count]
@@ -113,3 +129,34 @@ class ImageSource:
                 self.skipped.append(Skipped(entry.id, str(error)))
             else:
                 yield Image(entry.id, pixels, entry.label, entry.group, note)
+
+
+class _Shared:
+    """What one reader of a source has decoded, until the last of them has taken it."""
+
+    _HELD = 256
+    """Pictures at most: where one reader leaves some out, the oldest are decoded anew."""
+
+    def __init__(self, readers: int) -> None:
+        self._readers = readers
+        self._held: OrderedDict[str, tuple[Future[Decoded], int]] = OrderedDict()
+        self._lock = Lock()
+
+    def entry(self, entry: Entry) -> Entry:
+        """The same picture, decoded once."""
+        return entry._replace(load=partial(self._load, entry))
+
+    def _load(self, entry: Entry) -> Decoded:
+        with self._lock:
+            known = self._held.pop(entry.id, None)
+            picture, left = known or (Future(), self._readers)
+            if left > 1:
+                self._held[entry.id] = picture, left - 1
+            if len(self._held) > self._HELD:
+                self._held.popitem(last=False)
+        if known is None:
+            try:
+                picture.set_result(entry.load())
+            except BaseException as error:  # noqa: BLE001 - raised below, and where it is waited for
+                picture.set_exception(error)
+        return picture.result()

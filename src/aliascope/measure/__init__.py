@@ -4,9 +4,12 @@ It reads like the arrow: load the model, find its strided layers, decode images 
 batch run one forward over the images and their shifted views, with the taps open.
 """
 
+import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from aliascope.errors import ImageError, ModelError
+from aliascope.errors import AliascopeError, ImageError, ModelError
 from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
 from aliascope.images.ahead import waits_for
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
@@ -30,7 +33,9 @@ from aliascope.runtime import Precision, environment
 from aliascope.shifts import ONE_PIXEL, Border
 
 Engine = Literal["local", "ray"]
-_SHARED = ("model", "images", "out", "workers", "engine", "address", "progress")
+_DRIVER = ("workers", "engine", "address")
+"""What says where the work is done."""
+_SHARED = ("model", "images", "out", "progress", *_DRIVER)
 """What the processes that measure a shard do not take as it is."""
 
 
@@ -111,6 +116,115 @@ def measure(
         return on_ray(model, images, options, address=address, out=out, progress=progress)
     if workers != 1:
         return in_processes(model, images, options, workers, out=out, progress=progress)
+    steps = _steps(model, images, out=out, progress=progress, **options)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+def measure_together(
+    images: str | Path | ImageSource | Sequence[Any] | Dataset[Any],
+    jobs: Sequence[Mapping[str, Any]],
+    *,
+    limit: int | None = None,
+    progress: Report | None = None,
+    **options: Any,
+) -> list[Run | AliascopeError]:
+    """Measure several models on the same images, side by side: each picture is decoded once.
+
+    Args:
+        images: as for `measure`.
+        jobs: what `measure` takes of each model alone: model, out, preprocess, …
+        limit: as for `measure`.
+        progress: called as by `measure`, with the images of all models.
+        options: of `measure`, for all.
+
+    Returns:
+        A run each, or the error that ended it, which does not end the others.
+
+    >>> nets = [nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(3, 8, 5, 2, 2)]
+    >>> runs = measure_together("photos", [{"model": net} for net in nets], limit=1, device="cpu")
+    >>> [len(run.images) for run in runs]
+    [1, 1]
+    """
+    reports = _summed(progress, len(jobs))
+    each = [
+        {**options, **job, "progress": report} for job, report in zip(jobs, reports, strict=True)
+    ]
+    ended: dict[int, Run | AliascopeError] = {}
+    if options.get("workers", 1) != 1 or options.get("engine", "local") != "local":
+        for index, given in enumerate(each):
+            with _kept(ended, index):
+                ended[index] = measure(images=images, limit=limit, **given)
+        return [*ended.values()]
+    source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
+    if len(jobs) > 1:
+        source = source.shared(len(jobs))
+    with ExitStack() as held:
+        steps = [held.enter_context(closing(_steps(**_settings(source, given)))) for given in each]
+        done = dict.fromkeys(range(len(jobs)), 0)
+        while left := done.keys() - ended.keys():
+            behind = min(left, key=done.__getitem__)
+            with _kept(ended, behind):
+                try:
+                    done[behind] = next(steps[behind])
+                except StopIteration as stop:
+                    ended[behind] = stop.value
+    return [ended[index] for index in done]
+
+
+@contextmanager
+def _kept(ended: dict[int, Run | AliascopeError], index: int) -> Iterator[None]:
+    """An error of one model ends that one alone."""
+    try:
+        yield
+    except AliascopeError as error:
+        ended[index] = error
+
+
+def _settings(images: ImageSource, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of `measure`, those that are not given by their defaults."""
+    bound = inspect.signature(measure).bind(images=images, **given)
+    bound.apply_defaults()
+    return {name: x for name, x in bound.arguments.items() if name not in _DRIVER}
+
+
+def _summed(progress: Report | None, models: int) -> list[Report | None]:
+    """A report for each of several models, which adds up what they say."""
+    if progress is None:
+        return [None] * models
+    said: dict[int, tuple[int, int | None]] = {}
+
+    def told(index: int, done: int, total: int | None, waiting: str = "") -> None:
+        said[index] = done, total
+        dones, totals = zip(*said.values(), strict=True)
+        progress(sum(dones), None if None in totals else models * total, waiting)
+
+    return [partial(told, index) for index in range(models)]
+
+
+def _steps(
+    model: str | nn.Module | LoadedModel,
+    images: Any,
+    *,
+    out: Place | None,
+    weights: str | Path,
+    preprocess: PreprocessingName | Preprocessing,
+    ops: Ops,
+    only: Only,
+    precision: Precision,
+    device: str | None,
+    shifts: Border | None,
+    batch_size: int | None,
+    limit: int | None,
+    shard: Shard | None,
+    seed: int,
+    flush_seconds: float,
+    progress: Report | None,
+) -> Generator[int, None, Run]:
+    """`measure`, pausing behind each batch to say how many images are done."""
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
     if shard is not None:
         source = replace(source, shard=checked(shard, out))
@@ -171,6 +285,7 @@ def measure(
             done += len(readable) + len(others)
             waited, whole = got - asked, time.perf_counter() - asked
             report(done, source.count, waits_for(waited, whole, "forward"))
+            yield done
             asked = time.perf_counter()
         if len(writer.run.skipped) == done and (done or shard is None):
             reason = writer.run.skipped[0]["reason"] if done else "it yielded none"
