@@ -1,5 +1,6 @@
 """A cluster of Ray's: the rows of one process, whatever node or process dies."""
 
+import signal
 import sys
 import threading
 import time
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from aliascope import RunError, measure
+import faults
+from aliascope import Run, RunError, measure
 from test_shards import check_equal, measured, net
 
 ray = pytest.importorskip("ray")
@@ -61,6 +63,22 @@ def test_three_nodes_of_which_one_dies(tmp_path, cluster):
     assert cluster.nodes[0] not in cluster.list_all_nodes()
     check_equal(renamed(run), alone)
     assert not list(tmp_path.glob("shard-*"))
+
+
+def drive(out, address):
+    measure(Slow(), "photos", out=out, address=address, **OPTIONS)
+
+
+def test_the_driver_is_killed_and_started_again(tmp_path, cluster):
+    with faults.served(), faults.process(drive, tmp_path, cluster.address) as child:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("images/part-*")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert child.exitcode == -signal.SIGKILL
+    with suppress(RunError):  # not all of its shards have begun
+        assert 0 < len(Run.open(tmp_path).images) < 12
+    drive(tmp_path, cluster.address)
+    check_equal(renamed(Run.open(tmp_path)), measured(None, limit=12))
 
 
 def test_what_a_shard_cannot_do_is_said(tmp_path, monkeypatch):

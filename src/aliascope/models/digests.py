@@ -211,8 +211,11 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 def _source(function: types.FunctionType) -> str:
     """Code without comments and layout; the bytecode where there is no text, and of lambdas.
 
-    Several lambdas may lie in the same lines.
+    Several lambdas may lie in the same lines. Python 3.13 keeps what `python -c` was given as the
+    text of <string>, and other code has that name, too.
     """
+    if function.__code__.co_filename == "<string>":
+        return _bytecode(function.__code__)
     try:
         text = dedent(inspect.getsource(function.__code__))
     except (OSError, TypeError):
