@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a seco
     from aliascope.images import ImageSource, open_images
     from aliascope.images.preprocessing import Preprocessing
     from aliascope.latency import Latency, bench
-    from aliascope.measure import measure
+    from aliascope.measure import measure, measure_together
     from aliascope.measure.merging import merge
     from aliascope.measure.store import Run
     from aliascope.measure.verifying import Verified, verify
@@ -82,6 +82,7 @@ __all__ = [
     "load_model",
     "log_power_spectrum",
     "measure",
+    "measure_together",
     "merge",
     "open_images",
     "power_spectrum",
