@@ -195,12 +195,11 @@ def _summed(progress: Report | None, models: int) -> list[Report | None]:
     """A report for each of several models, which adds up what they say."""
     if progress is None:
         return [None] * models
-    said: dict[int, tuple[int, int | None]] = {}
+    said: dict[int, int] = {}
 
     def told(index: int, done: int, total: int | None, waiting: str = "") -> None:
-        said[index] = done, total
-        dones, totals = zip(*said.values(), strict=True)
-        progress(sum(dones), None if None in totals else models * total, waiting)
+        said[index] = done
+        progress(sum(said.values()), None if total is None else models * total, waiting)
 
     return [partial(told, index) for index in range(models)]
 
