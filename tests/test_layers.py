@@ -325,6 +325,7 @@ class TestExtend:
     def test_it_is_numpys_pad_however_narrow_the_map(self, shape, border, crop, padding):
         x = noise(1, 2, *shape)
         top, bottom, left, right = border
+        assume(np.__version__ >= "2" or max(border) <= min(shape))  # older ones mirror wrongly then
         around = np.pad(
             x.numpy(), [(0, 0), (0, 0), (top, bottom), (left, right)], oracles.PAD_MODES[padding]
         )

@@ -124,6 +124,11 @@ def prepare(
     if found.no_classifier:
         notices.append(found.no_classifier)
         border = "circular"  # no shifts at all
+    if precision == "bf16" and only != "avr":
+        notices.append(
+            "bf16 keeps 8 bits, and what it rounds away moves the outputs, too: stability reads "
+            "worse than it is (docs/reliability.md); choose fp16 or fp32 for figures to be quoted"
+        )
     if only == "avr":
         border = "circular"
     if border is None:
