@@ -487,6 +487,11 @@ def counting(images):
     return replace(source, read=lambda: map(counted, read())), decoded
 
 
+def together(*args, **options):
+    """What comes of each job, in their order."""
+    return [ended for _, ended in sorted(measure_together(*args, **options), key=lambda x: x[0])]
+
+
 def alike(run, alone):
     pd.testing.assert_frame_equal(run.images, alone.images)
     pd.testing.assert_frame_equal(run.layers, alone.layers)
@@ -500,7 +505,7 @@ def test_side_by_side_each_picture_is_decoded_once(net, folder, sizes):
             for classes, size in zip((10, 4), sizes, strict=True)]  # fmt: skip
     told = []
     options = {"preprocess": SMALL, "device": "cpu"}
-    runs = measure_together(source, jobs, progress=lambda *x: told.append(x), **options)
+    runs = together(source, jobs, progress=lambda *x: told.append(x), **options)
     assert sorted(decoded) == sorted({*decoded})
     assert len(decoded) == 14
     assert told[-1][:2] == (28, 28)
@@ -515,14 +520,26 @@ def test_side_by_side_one_that_fails_stops_no_other(net, folder, tmp_path):
         {"model": net, "out": tmp_path / "b"},
     ]
     options = {"preprocess": SMALL, "device": "cpu", "batch_size": 2}
-    failed, run = measure_together(str(folder), jobs, **options)
+    failed, run = together(str(folder), jobs, **options)
     assert isinstance(failed, ModelError)
     assert "does not fit into the memory" in str(failed)
     assert 0 < len(aliascope.Run.open(tmp_path / "a").images) < 13
     alike(run, measure(net, str(folder), **options))
     source, decoded = counting(folder)
-    assert measure_together(source, jobs[1:], **options)[0].state == "complete"
+    assert together(source, jobs[1:], **options)[0].state == "complete"
     assert decoded == []  # nothing of what is there
+
+
+def test_side_by_side_who_leaves_the_loop_ends_them_all_and_keeps_their_rows(net, folder, tmp_path):
+    """As a comparison does, which is nothing without one of them."""
+    options = {"preprocess": SMALL, "device": "cpu", "batch_size": 2, "out": tmp_path}
+    source, decoded = counting(folder)
+    with pytest.raises(ModelError, match="does not fit into the memory"):
+        aliascope.compare(Exhausted(Net()), net, images=source, **options)
+    assert len(decoded) < 13 or len(aliascope.Run.open(tmp_path / "B").images) < 13
+    assert aliascope.Run.open(tmp_path / "B").state == "interrupted"
+    assert aliascope.compare(net, net, images=str(folder), out=tmp_path / "again", limit=3,
+                             preprocess=SMALL, device="cpu").n == 3  # fmt: skip
 
 
 def test_side_by_side_a_run_that_is_further_on_is_continued(net, folder, tmp_path):
@@ -531,7 +548,7 @@ def test_side_by_side_a_run_that_is_further_on_is_continued(net, folder, tmp_pat
     source, decoded = counting(folder)
     other = Net(4)
     jobs = [{"model": net, "out": tmp_path / "a"}, {"model": other, "out": tmp_path / "b"}]
-    first, second = measure_together(source, jobs, **options)
+    first, second = together(source, jobs, **options)
     assert sorted(decoded) == sorted({*decoded})
     alike(first, measure(net, str(folder), **options))
     alike(second, measure(other, str(folder), **options))
@@ -546,5 +563,5 @@ def test_side_by_side_workers_measure_one_after_the_other(monkeypatch, folder):
 
     monkeypatch.setattr(sys.modules["aliascope.measure"], "in_processes", processes)
     jobs = [{"model": "a"}, {"model": "b"}]
-    assert measure_together(str(folder), jobs, workers=2) == ["run of a", "run of b"]
+    assert together(folder, jobs, workers=2) == ["run of a", "run of b"]
     assert asked == ["a", "b"]

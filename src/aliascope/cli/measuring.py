@@ -130,7 +130,8 @@ def measure(
             seed=seed,
             progress=report,
         )
-    found = dict(zip(jobs, measured, strict=True))
+        ended = {[*jobs][index]: run for index, run in measured}
+    found = {spec: ended[spec] for spec in jobs}
     failed |= {spec: run for spec, run in found.items() if isinstance(run, AliascopeError)}
     if len(models) == len(failed) == 1:
         raise failed[models[0]]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,18 +209,21 @@ def _loaded(models: Sequence[Any], options: dict[str, Any]) -> list[LoadedModel]
 
 def _measured(
     models: list[LoadedModel], images: Any, options: dict[str, Any], out: str | Path | None
-) -> Iterator[Run]:
-    """Both models' runs, preprocessed as the first one asks."""
+) -> tuple[Run, Run]:
+    """Both models' runs, preprocessed as the first one asks; an error of one ends both."""
     if options.get("preprocess", "model") == "model":
         options = options | {"preprocess": models[0].preprocessing}
     jobs = [
         {"model": model, "out": None if out is None else Path(out) / side}
         for side, model in zip("AB", models, strict=True)
     ]
-    for run in measure_together(images, jobs, **options):
-        if isinstance(run, AliascopeError):
-            raise run
-        yield run
+    ended: dict[int, Run] = {}
+    with closing(measure_together(images, jobs, **options)) as ending:
+        for index, run in ending:
+            if isinstance(run, AliascopeError):
+                raise run
+            ended[index] = run
+    return ended[0], ended[1]
 
 
 def _keep_curves(

@@ -7,7 +7,7 @@ batch run one forward over the images and their shifted views, with the taps ope
 import inspect
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -131,8 +131,10 @@ def measure_together(
     limit: int | None = None,
     progress: Report | None = None,
     **options: Any,
-) -> list[Run | AliascopeError]:
+) -> Generator[tuple[int, Run | AliascopeError], None, None]:
     """Measure several models on the same images, side by side: each picture is decoded once.
+
+    All models lie in memory at once.
 
     Args:
         images: as for `measure`.
@@ -141,47 +143,44 @@ def measure_together(
         progress: called as by `measure`, with the images of all models.
         options: of `measure`, for all.
 
-    Returns:
-        A run each, or the error that ended it, which does not end the others.
+    Yields:
+        Of each model, as it ends, its number among the jobs, and its run or the error that ended
+        it, which does not end the others: to end them, too, leave the loop.
 
     >>> nets = [nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(3, 8, 5, 2, 2)]
-    >>> runs = measure_together("photos", [{"model": net} for net in nets], limit=1, device="cpu")
-    >>> [len(run.images) for run in runs]
-    [1, 1]
+    >>> jobs = [{"model": net} for net in nets]
+    >>> runs = dict(measure_together("photos", jobs, limit=1, device="cpu"))
+    >>> len(runs[0].images), len(runs[1].images)
+    (1, 1)
     """
     reports = _summed(progress, len(jobs))
     each = [
         {**options, **job, "progress": report} for job, report in zip(jobs, reports, strict=True)
     ]
-    ended: dict[int, Run | AliascopeError] = {}
     if options.get("workers", 1) != 1 or options.get("engine", "local") != "local":
         for index, given in enumerate(each):
-            with _kept(ended, index):
-                ended[index] = measure(images=images, limit=limit, **given)
-        return [*ended.values()]
+            try:
+                yield index, measure(images=images, limit=limit, **given)
+            except AliascopeError as error:
+                yield index, error
+        return
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
     if len(jobs) > 1:
         source = source.shared(len(jobs))
     with ExitStack() as held:
         steps = [held.enter_context(closing(_steps(**_settings(source, given)))) for given in each]
         done = dict.fromkeys(range(len(jobs)), 0)
-        while left := done.keys() - ended.keys():
-            behind = min(left, key=done.__getitem__)
-            with _kept(ended, behind):
-                try:
-                    done[behind] = next(steps[behind])
-                except StopIteration as stop:
-                    ended[behind] = stop.value
-    return [ended[index] for index in done]
-
-
-@contextmanager
-def _kept(ended: dict[int, Run | AliascopeError], index: int) -> Iterator[None]:
-    """An error of one model ends that one alone."""
-    try:
-        yield
-    except AliascopeError as error:
-        ended[index] = error
+        while done:
+            behind = min(done, key=done.__getitem__)
+            try:
+                done[behind] = next(steps[behind])
+                continue
+            except StopIteration as stop:
+                ended = stop.value
+            except AliascopeError as error:
+                ended = error
+            del done[behind]
+            yield behind, ended
 
 
 def _settings(images: ImageSource, given: Mapping[str, Any]) -> dict[str, Any]:
