@@ -24,6 +24,8 @@ from aliascope.images.preprocessing import (
     from_torchvision,
     preprocessing_of,
 )
+from aliascope.models.cifar import CIFAR_CLASSES, CIFAR_EVALUATION, CifarResNet8
+from aliascope.models.files import load_state, read_state
 
 EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """Their weights come in packages of their own."""
@@ -33,6 +35,10 @@ REPAIRED = {
     for name in ("efficientnet_lite0_blurpool",)
 }
 """Networks that this package ships, as files that `save_model` wrote."""
+
+
+CIFAR = "cifar_resnet8"
+"""Trained on CIFAR-10 for this package, which ships it, too."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def available_models(pattern: str = "") -> list[str]:
 
 def is_published(base: str) -> bool:
     """Whether to build a network of that name runs no code but a library's."""
-    return base in EMBEDDED or base.partition(":")[0] in _CATALOGUES
+    return base in (*EMBEDDED, CIFAR) or base.partition(":")[0] in _CATALOGUES
 
 
 def blueprint(base: str) -> Blueprint:
@@ -73,6 +79,8 @@ def blueprint(base: str) -> Blueprint:
     """
     if base in EMBEDDED:
         return _embedded(base)
+    if base == CIFAR:
+        return Blueprint(_cifar, lambda _: CIFAR_EVALUATION, CIFAR_CLASSES)
     prefix, _, name = base.partition(":")
     if prefix in _CATALOGUES:
         names = _CATALOGUES[prefix]()
@@ -124,6 +132,14 @@ def _load_in_order(module: nn.Module, path: Path) -> None:
     theirs = torch.load(path, map_location="cpu", weights_only=True)
     ours = module.state_dict()
     module.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
+
+
+def _cifar(pretrained: bool) -> nn.Module:
+    module = CifarResNet8()
+    if pretrained:
+        path = Path(__file__).with_name(f"{CIFAR}.safetensors")
+        load_state(module, read_state(path), path)
+    return module
 
 
 def _timm(name: str) -> Blueprint:
