@@ -1,6 +1,6 @@
 """Train one small network on CIFAR-10 seven times a seed: only the downsampler differs.
 
-    python experiments/train_downsamplers.py CIFAR10 --out RUNS [--epochs 5] [--seeds 3] [--workers 2]
+    python experiments/train_downsamplers.py CIFAR10 --out RUNS
 
 CIFAR10 is a folder with train.parquet and test.parquet (an image column of embedded files, and a
 label), or the name of such a data set on the Hub (extra `hf`). RUNS gets the weights of each
@@ -22,12 +22,12 @@ from aliascope import load_model, open_images, save_model
 from aliascope.models.catalogues import CIFAR
 
 METHODS = ("strided", "blurpool", "ideal", "aps", "lps", "tips", "wavelet")
-RECIPE = {"batch": 128, "peak": 0.2, "momentum": 0.9, "decay": 5e-4}
+RECIPE = {"batch": 64, "peak": 0.1, "momentum": 0.9, "decay": 5e-4}
 WINDOW = 24
 
 
 def spec_of(method):
-    """The same network, sampled as it was built or by a method, with the defaults of `antialias`."""
+    """The same network, sampled as it was built, or by a method with the defaults of surgery."""
     return CIFAR if method == "strided" else f"{CIFAR}@{method}"
 
 
@@ -92,8 +92,8 @@ def accuracy(model, pixels, labels, device):
     edge, net = (pixels.shape[2] - WINDOW) // 2, model.module.to(device)
     middle = pixels[:, :, edge : edge + WINDOW, edge : edge + WINDOW]
     right = 0
-    for images, wanted in zip(middle.split(500), labels.split(500), strict=True):
-        images = model.preprocessing.normalise(images.to(device).float() / 255)
+    for cut, wanted in zip(middle.split(500), labels.split(500), strict=True):
+        images = model.preprocessing.normalise(cut.to(device).float() / 255)
         right += (net(images).argmax(1).cpu() == wanted).sum().item()
     net.cpu()
     return right / len(labels)
@@ -129,7 +129,7 @@ def main():
     parser.add_argument("data", metavar="CIFAR10")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="so many pictures of each split")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread on a CPU")
@@ -152,10 +152,18 @@ def main():
         limit=given.limit,
         device=given.device,
     )
-    with multiprocessing.get_context("spawn").Pool(given.workers) as pool:
-        for known in pool.imap_unordered(work, missing):
-            del known["losses"]
-            print(*(f"{name} {value}" for name, value in known.items()), flush=True)
+    for known in in_processes(work, missing, given.workers):
+        del known["losses"]
+        print(*(f"{name} {value}" for name, value in known.items()), flush=True)
+
+
+def in_processes(work, named, workers):
+    """What the work makes of each, as they end up; in this very process where one is enough."""
+    if workers == 1:
+        yield from map(work, named)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap(work, named)
 
 
 if __name__ == "__main__":

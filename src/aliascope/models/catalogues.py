@@ -30,15 +30,17 @@ from aliascope.models.files import load_state, read_state
 EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """Their weights come in packages of their own."""
 
+CIFAR = "cifar_resnet8"
+"""A small network that was trained for this package, on CIFAR-10."""
+
 REPAIRED = {
     name: Path(__file__).with_name(f"{name}.safetensors")
-    for name in ("efficientnet_lite0_blurpool",)
+    for name in (
+        "efficientnet_lite0_blurpool",
+        *(f"{CIFAR}_{method}" for method in ("blurpool", "ideal", "aps")),
+    )
 }
-"""Networks that this package ships, as files that `save_model` wrote."""
-
-
-CIFAR = "cifar_resnet8"
-"""Trained on CIFAR-10 for this package, which ships it, too."""
+"""Networks that this package ships, as files that `save_model` wrote; and so it does CIFAR."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def available_models(pattern: str = "") -> list[str]:
     >>> available_models("lite0")[0]
     'efficientnet_lite0'
     """
-    specs = [EMBEDDED[0], *REPAIRED, *EMBEDDED[1:]]
+    specs = [*EMBEDDED, CIFAR, *REPAIRED]
     for prefix, names in _CATALOGUES.items():
         with suppress(ModelError):  # its package is not installed
             specs += [f"{prefix}:{name}" for name in names()]

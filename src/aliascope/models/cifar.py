@@ -1,6 +1,5 @@
 """A residual network of eight layers for 24 × 24 windows of CIFAR-10's pictures."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
