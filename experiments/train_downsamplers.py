@@ -5,7 +5,8 @@
 CIFAR10 is a folder with train.parquet and test.parquet (an image column of embedded files, and a
 label), or the name of such a data set on the Hub (extra `hf`). RUNS gets the weights of each
 network and a JSON file that says how it did; networks that are there already are not trained again,
-so that a killed run goes on. Seed by seed: all methods of one seed, then those of the next.
+so that a killed run goes on. Seed by seed: all methods of one seed, then those of the next. With
+--start, the networks of an earlier RUNS are trained on, for one more cycle of the learning rate.
 """
 
 import argparse
@@ -99,28 +100,33 @@ def accuracy(model, pixels, labels, device):
     return right / len(labels)
 
 
-def job(named, *, data, out, epochs, limit, device):
+def job(named, *, data, out, start, epochs, limit, device):
     """Train one network, judge it, write it; the JSON file, which says that it is done, last."""
     method, seed = named
+    name, before, drawn = f"{method}-{seed}", 0, seed
     if torch.device(device).type == "cpu":
         torch.set_num_threads(1)
     model = load_model(spec_of(method), weights="random", seed=seed)
+    if start:
+        model = load_model(str(start / f"{name}.safetensors"))
+        before = json.loads((start / f"{name}.json").read_text())["epochs"]
+        drawn += 1000 * before  # other batches than before, the same for all methods
     started, busy = time.monotonic(), time.process_time()
     losses = train(
-        model, *pictures(data, "train", out, limit), epochs=epochs, seed=seed, device=device
+        model, *pictures(data, "train", out, limit), epochs=epochs, seed=drawn, device=device
     )
     known = {
         "method": method,
         "seed": seed,
-        "epochs": epochs,
+        "epochs": before + epochs,
         "accuracy": accuracy(model, *pictures(data, "test", out, limit), device),
         "loss": losses[-1],
         "losses": losses,
         "seconds": round(time.monotonic() - started, 1),
         "processor_seconds": round(time.process_time() - busy, 1),
     }
-    save_model(model, out / f"{method}-{seed}.safetensors")
-    (out / f"{method}-{seed}.json").write_text(json.dumps(known, indent=1) + "\n")
+    save_model(model, out / f"{name}.safetensors")
+    (out / f"{name}.json").write_text(json.dumps(known, indent=1) + "\n")
     return known
 
 
@@ -128,8 +134,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", metavar="CIFAR10")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="an earlier --out, to go on from")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="so many pictures of each split")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread on a CPU")
@@ -148,6 +155,7 @@ def main():
         job,
         data=given.data,
         out=given.out,
+        start=given.start,
         epochs=given.epochs,
         limit=given.limit,
         device=given.device,

@@ -1,3 +1,5 @@
+import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -31,6 +33,33 @@ def published():
     if not PUBLISHED.is_dir():
         pytest.skip(MISSING)
     return PUBLISHED
+
+
+@pytest.fixture
+def tiny_cifar(tmp_path):
+    """Blobs whose colour tells the class, as JPEGs in Parquet, as Hugging Face's data sets are."""
+    import numpy as np
+    import PIL.Image
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng, classes = np.random.default_rng(0), [f"class {number}" for number in range(10)]
+    features = {"image": {"_type": "Image"}, "label": {"names": classes, "_type": "ClassLabel"}}
+    described = {"huggingface": json.dumps({"info": {"features": features}})}
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split, count in (("train", 80), ("test", 40)):
+        labels = rng.integers(10, size=count)
+        images = []
+        for label in labels:
+            pixels = rng.integers(0, 60, (32, 32, 3), dtype=np.uint8)
+            pixels[8:24, 8:24] += np.array([label * 19, 190 - label * 19, 90], dtype=np.uint8)
+            file = io.BytesIO()
+            PIL.Image.fromarray(pixels).save(file, "JPEG")
+            images.append({"bytes": file.getvalue(), "path": f"{label}.jpg"})
+        table = pa.table({"image": images, "label": labels}).replace_schema_metadata(described)
+        pq.write_table(table, folder / f"{split}.parquet")
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,15 @@
 """The scripts of experiments/ import what exists; what they find out takes hours."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
+
+from aliascope import load_model
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SCRIPTS = sorted(EXPERIMENTS.glob("*.py"))
@@ -25,3 +30,99 @@ def test_the_readme_names_each_script_and_its_command():
     for script in SCRIPTS:
         assert f"| `{script.name}` |" in readme
         assert f"python experiments/{script.name} " in readme
+
+
+@pytest.fixture
+def training(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    threads = torch.get_num_threads()
+    import train_downsamplers
+
+    yield train_downsamplers
+    torch.set_num_threads(threads)
+
+
+def run(monkeypatch, script, *words):
+    monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+    runpy.run_path(str(EXPERIMENTS / script), run_name="__main__")
+
+
+class TestTheTrainedComparison:
+    def test_windows_hold_pixels_of_their_picture_alone(self, training):
+        rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+        pictures = torch.stack([rows, columns, torch.zeros_like(rows)]).byte().repeat(200, 1, 1, 1)
+        pictures[:, 2] = torch.arange(200).byte()[:, None, None]
+        cut = training.windows(pictures, torch.Generator().manual_seed(0)).int()
+        assert cut.shape == (200, 3, 24, 24)
+        assert torch.equal(cut[:, 2, 0, 0], torch.arange(200).int())
+        assert (cut[:, 0].diff(dim=1) == 1).all()
+        step = cut[:, 1].diff(dim=2)[:, :1, :1]
+        assert (cut[:, 1].diff(dim=2) == step).all()
+        assert 60 < (step == -1).sum() < 140  # mirrored
+        assert set(cut[:, 0, 0, 0].tolist()) == set(range(9))
+
+    def test_a_seed_gives_all_methods_the_same_weights_and_batches(self, training, tmp_path):
+        nets = {
+            m: load_model(training.spec_of(m), weights="random", seed=3) for m in ("aps", "strided")
+        }
+        assert sum(p.numel() for p in nets["strided"].module.parameters()) < 80_000
+        for name, weight in nets["strided"].module.state_dict().items():
+            assert torch.equal(weight, nets["aps"].module.state_dict()[name])
+        seen = {}
+        pixels = torch.randint(256, (128, 3, 32, 32), dtype=torch.uint8)
+        for method, model in nets.items():
+            seen[method] = []
+            handle = model.module.conv1.register_forward_pre_hook(
+                lambda _, args, kept=seen[method]: kept.append(args[0].clone())
+            )
+            training.train(model, pixels, torch.arange(128) % 10, epochs=1, seed=3, device="cpu")
+            handle.remove()
+        assert len(seen["aps"]) == 2
+        assert all(map(torch.equal, seen["aps"], seen["strided"]))
+
+    @pytest.mark.slow
+    def test_it_trains_goes_on_and_is_judged(self, training, tiny_cifar, tmp_path, monkeypatch):
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        runs, more, out = (tmp_path / name for name in ("runs", "more", "out"))
+        words = [tiny_cifar, "--methods", "strided", "blurpool", "--workers", 1]
+        trained = [*words, "--seeds", 2, "--epochs", 1, "--out"]
+        run(monkeypatch, "train_downsamplers.py", *trained, runs)
+        kept = self.written(runs)
+        assert len(kept) == 8
+        (runs / "blurpool-1.json").unlink()
+        run(monkeypatch, "train_downsamplers.py", *trained, runs)
+        assert self.written(runs) == kept
+        run(monkeypatch, "train_downsamplers.py", *trained, more, "--start", runs)
+        assert json.loads((more / "strided-0.json").read_text())["epochs"] == 2
+        assert self.written(more)["strided-0.safetensors"] != kept["strided-0.safetensors"]
+        judge = [tiny_cifar, runs, *words[1:], "--limit", 20, "--out", out]
+        run(monkeypatch, "spectral_delegation.py", *judge)
+        self.check_tables(out)
+
+    def written(self, runs):
+        """What lies in a folder of networks, but for times."""
+        files = {path.name: path.read_bytes() for path in runs.glob("*-*")}
+        for name in [name for name in files if name.endswith(".json")]:
+            record = json.loads(files[name])
+            files[name] = {key: x for key, x in record.items() if "seconds" not in key}
+        return files
+
+    def check_tables(self, out):
+        tables = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
+        places = tables["places"]
+        assert len(places) == 2 * 5 * 4
+        strided = places[places["method"] == "strided"]
+        assert (strided["fed_avr"] == strided["sampled_avr"]).all()
+        blurred = places[places["method"] == "blurpool"]
+        assert (blurred["fed_avr"] > blurred["sampled_avr"]).all()
+        first = places[(places["place"] == "layer1.downsample.0") & (places["stage"] == "initial")]
+        fed = first.groupby("seed")["fed_avr"]
+        assert (fed.max() - fed.min() < 1e-4).all()  # nothing differs in front of it
+        rows = tables["delegation"].set_index(["comparison", "figure", "method", "place"])
+        row = rows.loc[("in all", "fed_avr", "blurpool", "layer2.conv1")]
+        here = places[(places["place"] == "layer2.conv1") & (places["stage"] == "trained")]
+        means = here.groupby("method")["fed_avr"].mean()
+        assert row["mean_a"] == pytest.approx(means["strided"], rel=1e-4)
+        assert row["difference"] == pytest.approx(means["blurpool"] - means["strided"], rel=1e-2)
+        assert row["groups"] == 2
+        assert (out / "delegation.png").stat().st_size > 10_000
