@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from aliascope import ModelError, available_models, load_model
+from aliascope import ModelError, available_models, load_model, measure
 from aliascope.models.catalogues import REPAIRED
 
 
@@ -50,6 +50,37 @@ def test_the_repaired_model_is_a_file_in_the_package(monkeypatch):
     file = REPAIRED["efficientnet_lite0_blurpool"]
     assert load_model(str(file)).weights_digest == loaded.weights_digest
     assert file.stat().st_size < 10e6
+
+
+CIFAR = [name for name in available_models("cifar_resnet8") if ":" not in name]
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_the_small_networks_are_files_in_the_package(name):
+    loaded = load_model(name)
+    assert (loaded.spec, loaded.weights) == (name, "pretrained")
+    assert loaded.class_names[3] == "cat"
+    assert loaded.preprocessing.crop == (24, 24)
+    assert loaded.preprocessing.room == 4
+    method = name.removeprefix("cifar_resnet8").removeprefix("_")
+    recipes = [recipe.method for recipe in loaded.provenance.recipes]
+    assert recipes == ([method] if method else [])
+    assert load_model(name, weights="random").weights_digest != loaded.weights_digest
+
+
+def test_small_networks_are_listed_and_small():
+    assert ["cifar_resnet8", *(f"cifar_resnet8_{m}" for m in ("blurpool", "ideal", "aps"))] == CIFAR
+    files = [REPAIRED[name] for name in CIFAR[1:]]
+    files.append(files[0].with_name("cifar_resnet8.safetensors"))
+    assert sum(file.stat().st_size for file in files) < 1.5e6
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_a_small_network_has_learned_its_classes(name, published):
+    """Of ten classes in equal parts; what else it gets right, the trained comparison says."""
+    found = measure(name, f"hf:{published / 'cifar10'}:test", limit=200, device="cpu")
+    assert found.images["correct"].mean() > 0.5
+    assert found.images["agreement"].mean() > 0.7
 
 
 def test_random_weights_follow_the_seed_and_leave_the_global_state_alone():
