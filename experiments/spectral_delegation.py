@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from train_downsamplers import METHODS, in_processes, spec_of
+from train_downsamplers import METHODS, in_processes, pictures, spec_of
 
-import aliascope
 from aliascope import load_model, measure, recalibrate
 from aliascope.figures._style import COLOUR, GREY, INK, PAGE, PALE, sheet, styled
 from aliascope.statistics import holm, paired
@@ -42,8 +41,14 @@ def network(method, seed, stage, *, data, runs):
     if stage == "transplanted":
         strided = load_model(str(runs / f"strided-{seed}.safetensors")).module.state_dict()
         blank.module.load_state_dict(strided, strict=False)
-    images = aliascope.open_images(f"hf:{data}:train", limit=1024)
+    images = first(1024, data, "train", runs)
     return replace(blank, module=recalibrate(blank, images, batch_size=128, device="cpu"))
+
+
+def first(count, data, split, runs):
+    """So many pictures of a split, of all classes alike, with their labels."""
+    pixels, labels = pictures(data, split, runs)
+    return list(zip(pixels[:count], labels[:count].tolist(), strict=True))
 
 
 def judged(named, *, data, runs, limit):
@@ -53,9 +58,8 @@ def judged(named, *, data, runs, limit):
     model = network(method, seed, stage, data=data, runs=runs)
     measured = measure(
         model,
-        f"hf:{data}:test",
+        first(limit, data, "test", runs),
         out=runs / "measured" / f"{method}-{seed}-{stage}",
-        limit=limit,
         shifts="crop",
         device="cpu",
         batch_size=100,

@@ -3,7 +3,7 @@
 efficientnet_lite0              an embedded model, real ImageNet weights, no network needed
 efficientnet_lite0_blurpool     the same, repaired: `…@ideal`, fine-tuned; embedded, too
 cifar_resnet8                   78,000 parameters, trained on CIFAR-10 for this package
-cifar_resnet8_METHOD            the same with blurpool, ideal or aps, trained with it from scratch
+cifar_resnet8_METHOD            the same with blurpool or ideal, trained with it from scratch
 timm:NAME  torchvision:NAME     their own pretrained weights
 antialiased:NAME                antialiased-cnns (CC BY-NC-SA 4.0), an optional extra
 package.module:function         your own: called without arguments, returns an nn.Module

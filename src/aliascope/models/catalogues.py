@@ -37,7 +37,7 @@ REPAIRED = {
     name: Path(__file__).with_name(f"{name}.safetensors")
     for name in (
         "efficientnet_lite0_blurpool",
-        *(f"{CIFAR}_{method}" for method in ("blurpool", "ideal", "aps")),
+        *(f"{CIFAR}_{method}" for method in ("blurpool", "ideal")),
     )
 }
 """Networks that this package ships, as files that `save_model` wrote; and so it does CIFAR."""
