@@ -3,7 +3,7 @@
 errors records results runtime layers   what travels and is written; downsamplers from papers
 → spectra shifts statistics svg         pure functions
 → images taps                           pictures in; where a network samples, and what
-→ stability antialias                   from logits to figures; from a network to a repaired one
+→ stability dense antialias             from answers to figures; from a network to a repaired one
 → models                                a spec → a network ready to run
 → measure                               a batch → figures → rows of a run
 → latency compare finetune              the other arms

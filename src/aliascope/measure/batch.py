@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aliascope.dense import SURE, Kind, dense_stability, kind_of, maps_of
 from aliascope.errors import ModelError
 from aliascope.images import Loaded
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, native_views
@@ -66,9 +67,16 @@ class Instrument:
     singly: bool
     """Whether each view needs a forward of its own: in company its maps come out otherwise."""
     no_classifier: str
-    """Why shifts cannot be compared, or ""."""
+    """Why there are no logits of a picture, or ""."""
+    dense: Kind | None
+    """What else it answers, of which shifts are compared."""
     notices: tuple[str, ...]
     """What to know of the model before its figures are read."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether shifted views are run."""
+        return bool(self.classes or self.dense)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -87,7 +95,7 @@ class Rows(NamedTuple):
 
     images: dict[str, Any]
     """Column → a value an image: image_id, group, label, note, and of a classifier prediction,
-    correct (None where unknown) and the columns of `stability`."""
+    correct (None where unknown) and the columns of `stability`; or those of `dense_stability`."""
     layers: dict[str, np.ndarray]
     """`LAYER_COLUMNS` → (B, L), in the order of the instrument's layers."""
     notices: list[str]
@@ -121,8 +129,16 @@ def prepare(
         notices.append("the network takes one channel: pictures are turned to grey")
     if found.singly:
         notices.append("what else is in a batch changes the maps: each view is measured alone")
-    if found.no_classifier:
+    dense = found.dense if only != "avr" else None
+    if found.dense and border == "native":
+        dense = None
+        notices.append(
+            "native shifts move an answer by less than its pixels, which nothing undoes: only "
+            "aliasing is measured; choose crop or circular shifts"
+        )
+    elif found.no_classifier:
         notices.append(found.no_classifier)
+    if found.no_classifier and not dense:
         border = "circular"  # no shifts at all
     if precision == "bf16" and only != "avr":
         notices.append(
@@ -131,6 +147,13 @@ def prepare(
         )
     if only == "avr":
         border = "circular"
+    if dense and border != "circular" and not preprocessing.room:
+        tight, preprocessing = preprocessing, preprocessing.roomy(1)
+        before, after = (" × ".join(map(str, x.resize)) for x in (tight, preprocessing))
+        notices.append(
+            f"the crop takes all of the resized picture: it is resized to {after} instead of "
+            f"{before}, for a pixel around the crop to move over"
+        )
     if border is None:
         border = "crop" if preprocessing.room else "circular"
         if not preprocessing.room:
@@ -149,6 +172,7 @@ def prepare(
         border=border,
         singly=found.singly,
         no_classifier=found.no_classifier,
+        dense=dense,
         notices=tuple(notices),
     )
 
@@ -195,6 +219,7 @@ def living(
         border=border,
         singly=found.singly,
         no_classifier=found.no_classifier,
+        dense=found.dense,
         notices=tuple(found.notices),
     )
 
@@ -207,6 +232,7 @@ class _Found(NamedTuple):
     singly: bool
     classes: int | None
     no_classifier: str
+    dense: Kind | None
     notices: list[str]
 
 
@@ -217,11 +243,19 @@ def _found(module: nn.Module, example: Tensor) -> _Found:
     output, singly = _alone(module, layers, example)
     notices = [f"{name}: what it decimates is not measured: {x}" for name, x in missing.items()]
     notices += recorded.unexplained
+    classes, no_classifier, dense = None, "", None
     try:
-        classes, no_classifier = logits_of(output).shape[1], ""
-    except ModelError as error:
-        classes, no_classifier = None, str(error)
-    return _Found(layers, found, singly, classes, no_classifier, notices)
+        classes = logits_of(output).shape[1]
+    except ModelError:
+        try:
+            dense, no_classifier = kind_of(output, _sides(example))
+        except ModelError as error:
+            no_classifier = str(error)
+    return _Found(layers, found, singly, classes, no_classifier, dense, notices)
+
+
+def _sides(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
 
 
 def _alone(
@@ -246,17 +280,19 @@ def _alone(
         return output, True
     if twice != {name: (2 * shape[0], *shape[1:]) for name, shape in shapes.items()}:
         return output, True
-    one, first = (next(iter(tensors), None) for tensors in (_floats(output), _floats(both)))
+    size = _sides(example)
+    one, first = (next(iter(_floats(x, size)), None) for x in (output, both))
     if one is None or first is None:
         return output, False
     apart = (one[0] - first[0]).float().norm() > 1e-3 * one[0].float().norm()
     return output, bool(apart)
 
 
-def _floats(output: object) -> Iterator[Tensor]:
+def _floats(output: object, size: tuple[int, int]) -> Iterator[Tensor]:
     found = getattr(output, "logits", output)
     if isinstance(found, Tensor) and found.is_floating_point() and found.ndim:
         yield found
+    yield from maps_of(output, size)
 
 
 def rows_of(instrument: Instrument, batch: Sequence[Loaded], *, labels_fit: bool) -> Rows:
@@ -310,8 +346,8 @@ def measure_batch(
             shifts are of the crop; all views of each where they are native.
 
     Returns:
-        Image columns, name → (B,), as `stability` names them (empty for what is no classifier),
-        and layer columns, `LAYER_COLUMNS` → (B, L).
+        Image columns, name → (B,), as `stability` names them, or of what is no classifier
+        `dense_stability` (empty where neither suits), and layer columns, `LAYER_COLUMNS` → (B, L).
     """
     return _measured(instrument, images)
 
@@ -355,6 +391,10 @@ def _measured(instrument: Instrument, images: Tensor) -> tuple[Columns, Columns]
     if instrument.classes:
         logits = torch.cat([logits_of(output) for output in outputs])
         image_columns = stability(logits.unflatten(0, (-1, len(images))))
+    elif instrument.dense:
+        margin = 2 if instrument.border == "crop" else 0
+        size = images.shape[-2] - margin, images.shape[-1] - margin
+        image_columns = dense_stability(instrument.dense, outputs, len(images), size)
     layer_columns = (
         {name: torch.cat([each[name] for each in columns]) for name in LAYER_COLUMNS}
         if instrument.layers
@@ -399,9 +439,9 @@ def _views(instrument: Instrument, images: Tensor) -> Tensor:
     if images.ndim == 5:
         views = instrument.preprocessing.normalise(images.transpose(0, 1).flatten(0, 1))
         views = views.to(instrument.dtype)
-        return views if instrument.classes else views[: len(images)]
+        return views if instrument.moves else views[: len(images)]
     x = instrument.preprocessing.normalise(images).to(instrument.dtype)
-    if not instrument.classes:
+    if not instrument.moves:
         return x
     return (shifted_views if instrument.border == "circular" else cropped_views)(x)
 
@@ -467,6 +507,8 @@ def _undefined(
 ) -> Iterator[str]:
     if "sis" in images and not np.isfinite(images["sis"]).all():
         yield "some logits are not finite: their predictions and stability are left undefined"
+    if "detections" in images and not np.isfinite(images["agreement"]).all():
+        yield f"where no view has a detection of score {SURE} or more, agreement is undefined"
     if layers:
         for index in np.flatnonzero(np.isnan(layers["avr"]).any(axis=0)):
             yield (
