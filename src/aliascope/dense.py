@@ -214,7 +214,8 @@ def _classes(
             "sis": moved,
             "agreement": (other == top).float().mean((-2, -1)),
             "iou": _class_iou(top, other, z.shape[2]),
-            "logit_instability": (there - here).flatten(1).norm(dim=1) / here.flatten(1).norm(dim=1),
+            "logit_instability": (there - here).flatten(1).norm(dim=1)
+            / here.flatten(1).norm(dim=1),
         }
         for name, values in figures.items():
             # The arg-max of logits that are not finite is no class.
@@ -261,9 +262,7 @@ class _Found(NamedTuple):
     scores: Float[Tensor, " found"]
 
 
-def _sure(
-    output: Mapping[str, Tensor], size: Size, plan: Sequence[Shift], view: int
-) -> _Found:
+def _sure(output: Mapping[str, Tensor], size: Size, plan: Sequence[Shift], view: int) -> _Found:
     """With the shift of that view undone, within what all views show."""
     boxes, labels, scores = (output[name].detach().cpu() for name in ("boxes", "labels", "scores"))
     rows, columns = (plan[view - 1].rows, plan[view - 1].columns) if view else (0, 0)

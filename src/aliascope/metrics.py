@@ -413,7 +413,9 @@ def _values(instrument: Instrument, images: Tensor, figures: Sequence[str]) -> T
     columns = [layers[name] for name in figures] if layers else []
     columns += [answers[name][:, None] for name in _answers(instrument)]
     if not columns:
-        raise ModelError("nothing can be measured: no layer downsamples, and no answer can be compared")
+        raise ModelError(
+            "nothing can be measured: no layer downsamples, and no answer can be compared"
+        )
     return torch.cat([column.float() for column in columns], dim=1)
 
 

@@ -78,7 +78,9 @@ def blueprint(base: str) -> Blueprint:
     if prefix in _CATALOGUES:
         names = _CATALOGUES[prefix]()
         if (name.partition(".")[0] if prefix == "timm" else name) not in names:
-            raise ModelError(_of_no_pictures(base, name) or f"unknown model {base!r}{_nearest(base)}")
+            raise ModelError(
+                _of_no_pictures(base, name) or f"unknown model {base!r}{_nearest(base)}"
+            )
         return _BLUEPRINTS[prefix](name)
     if name.isidentifier() and all(part.isidentifier() for part in prefix.split(".")):
         return _from_function(prefix, name)
@@ -93,7 +95,9 @@ def _of_no_pictures(base: str, name: str) -> str:
     takes["quantization"] = "computes with whole numbers"
     for kind, what in takes.items():
         if base == f"torchvision:{name}" and name in models.list_models(getattr(models, kind)):
-            return f"{base} {what}: choose a network that takes a batch of single pictures in floats"
+            return (
+                f"{base} {what}: choose a network that takes a batch of single pictures in floats"
+            )
     return ""
 
 
