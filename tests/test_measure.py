@@ -273,10 +273,11 @@ def test_nothing_readable_is_an_error(net, tmp_path):
 
 
 def test_what_is_no_classifier_still_has_its_aliasing_measured(folder):
-    run = measure(nn.Conv2d(3, 4, 3, stride=2), str(folder), preprocess=SMALL, device="cpu")
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Flatten(0))
+    run = measure(model, str(folder), preprocess=SMALL, device="cpu")
     assert len(run.layers) == 13
     assert "sis" not in run.images or run.images.sis.isna().all()
-    assert any("needs a classifier" in notice for notice in run.notices)
+    assert any("shift stability needs logits" in notice for notice in run.notices)
 
 
 def test_a_model_that_does_not_downsample_still_has_its_stability_measured(folder):

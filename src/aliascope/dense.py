@@ -250,8 +250,11 @@ def _output(
         )
     else:
         here, *views = torch.fft.fft2(y, norm="ortho").abs()
-    whole = here.flatten(1).norm(dim=1)
-    return torch.stack([(view - here).flatten(1).norm(dim=1) / whole for view in views]).mean(0)
+    return torch.stack([_length(view - here) / _length(here) for view in views]).mean(0)
+
+
+def _length(y: Float[Tensor, "batch chan h w"]) -> Float[Tensor, " batch"]:
+    return y.flatten(1).norm(dim=1)
 
 
 class _Found(NamedTuple):

@@ -265,7 +265,7 @@ def aliasing(
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2))
     >>> list(aliasing(net, torch.rand(2, 3, 32, 32)))
-    ['alias_share/0', 'alias_share/2', 'avr/0', 'avr/2']
+    ['alias_share/0', 'alias_share/2', 'avr/0', 'avr/2', 'output_instability']
     """
     batches = images.split(_at_least_one("batch_size", batch_size))
     with as_written(model) as network:
@@ -289,7 +289,7 @@ class Aliasing(_MeanOfImages):
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2))
     >>> images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    >>> metric = Aliasing(net, images, figures=["avr"])
+    >>> metric = Aliasing(net, images, figures=["avr"], shifts=None)
     >>> metric.update(net, images)
     >>> {name: 0 < value < 1 for name, value in metric.compute().items()}
     {'avr/0': tensor(True), 'avr/2': tensor(True)}

@@ -129,37 +129,17 @@ def prepare(
         notices.append("the network takes one channel: pictures are turned to grey")
     if found.singly:
         notices.append("what else is in a batch changes the maps: each view is measured alone")
-    dense = found.dense if only != "avr" else None
-    if found.dense and border == "native":
-        dense = None
-        notices.append(
-            "native shifts move an answer by less than its pixels, which nothing undoes: only "
-            "aliasing is measured; choose crop or circular shifts"
-        )
-    elif found.no_classifier:
-        notices.append(found.no_classifier)
-    if found.no_classifier and not dense:
-        border = "circular"  # no shifts at all
+    dense = found.dense if only != "avr" and border != "native" else None
+    notices += _of_answers(found, border)
     if precision == "bf16" and only != "avr":
         notices.append(
             "bf16 keeps 8 bits, and what it rounds away moves the outputs, too: stability reads "
             "worse than it is (docs/reliability.md); choose fp16 or fp32 for figures to be quoted"
         )
-    if only == "avr":
-        border = "circular"
-    if dense and border != "circular" and not preprocessing.room:
-        tight, preprocessing = preprocessing, preprocessing.roomy(1)
-        before, after = (" × ".join(map(str, x.resize)) for x in (tight, preprocessing))
-        notices.append(
-            f"the crop takes all of the resized picture: it is resized to {after} instead of "
-            f"{before}, for a pixel around the crop to move over"
-        )
-    if border is None:
-        border = "crop" if preprocessing.room else "circular"
-        if not preprocessing.room:
-            notices.append("the crop takes all of the resized picture: shifts are circular")
-    if border == "crop":
-        preprocessing = preprocessing.widened(1)
+    if only == "avr" or not (found.classes or dense):
+        border = "circular"  # no shifts at all
+    preprocessing, border, told = _bordered(preprocessing, border, dense=bool(dense))
+    notices += told
     return Instrument(
         module=module,
         layers=tuple(x for x in found.layers if ops == "all" or x.kind in _CONV_KINDS),
@@ -175,6 +155,36 @@ def prepare(
         dense=dense,
         notices=tuple(notices),
     )
+
+
+def _of_answers(found: "_Found", border: Border | None) -> Iterator[str]:
+    """What to know of the answers of what is no classifier."""
+    if found.no_classifier:
+        yield found.no_classifier
+    if found.dense and border == "native":
+        yield (
+            "native shifts move an answer by less than its pixels, which nothing undoes: only "
+            "aliasing is measured; choose crop or circular shifts"
+        )
+
+
+def _bordered(
+    preprocessing: Preprocessing, border: Border | None, *, dense: bool
+) -> tuple[Preprocessing, Border, list[str]]:
+    """The transform with the room that the shifts need, the shifts, and what to know of both."""
+    notices = []
+    if dense and border != "circular" and not preprocessing.room:
+        tight, preprocessing = preprocessing, preprocessing.roomy(1)
+        before, after = (" × ".join(map(str, x.resize)) for x in (tight, preprocessing))
+        notices.append(
+            f"the crop takes all of the resized picture: it is resized to {after} instead of "
+            f"{before}, for a pixel around the crop to move over"
+        )
+    if border is None:
+        border = "crop" if preprocessing.room else "circular"
+        if not preprocessing.room:
+            notices.append("the crop takes all of the resized picture: shifts are circular")
+    return preprocessing.widened(1) if border == "crop" else preprocessing, border, notices
 
 
 def living(

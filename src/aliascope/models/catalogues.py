@@ -95,9 +95,7 @@ def _of_no_pictures(base: str, name: str) -> str:
     takes["quantization"] = "computes with whole numbers"
     for kind, what in takes.items():
         if base == f"torchvision:{name}" and name in models.list_models(getattr(models, kind)):
-            return (
-                f"{base} {what}: choose a network that takes a batch of single pictures in floats"
-            )
+            return f"{base} {what}: choose a network of single pictures in floats"
     return ""
 
 
