@@ -499,7 +499,7 @@ def test_a_network_without_classes_still_shows_its_aliasing(material, tmp_path, 
     pair["control"] = f"{spec}@blurpool:1"
     summary = run_study(out=tmp_path / "out", **options(material, **pair))
     assert set(summary.failed) == {"4", "5"}
-    assert "needs a classifier" in summary.failed["4"]
+    assert "is no classifier" in summary.failed["4"]
     assert "fig8_avr_distributions" in undrawn
 
 
@@ -645,9 +645,8 @@ def test_the_command_line(material, tmp_path, monkeypatch, capsys, undrawn):
     printed = capsys.readouterr()
     record = json.loads(printed.out)
     assert record["phases"]["2"] == "complete"
-    assert "phase 4: studied_networks:features: shift stability needs a classifier" in " ".join(
-        printed.err.split()
-    )
+    told = "phase 4: studied_networks:features is no classifier: the model's answer is taken"
+    assert told in " ".join(printed.err.split())
     assert run_cli(monkeypatch, *arguments, "--phases", "1,three") == 2
     assert run_cli(monkeypatch, *arguments, "--phases", "9") == 1
     assert "unknown phase 9" in capsys.readouterr().err

@@ -258,8 +258,9 @@ class Study:
     def require_classifiers(self) -> None:
         """Raise ModelError unless the stability of both models is known."""
         for role in ROLES:
-            if "sis" not in self.runs[role].images:
-                raise ModelError(f"{self.names[role]}: {self.instruments[role].no_classifier}")
+            if "prediction" not in self.runs[role].images:
+                told = self.instruments[role].no_classifier
+                raise ModelError(f"{self.names[role]} is no classifier: {told}")
 
     def joined_images(self, runs: dict[str, Run] | None = None) -> pd.DataFrame:
         """A row an image and role of the pair, of the images in both, in the same order.
