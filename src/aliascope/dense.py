@@ -111,7 +111,7 @@ def dense_stability(
     label and with an IoU of `MATCHED` or more: `agreement` 2 · matched / (n + n_d), `iou` and
     `score_movement` |s − s_d| (means of the matched), and `detections`, n.
 
-    Everything is the mean over the shifts d, of those for which it is defined.
+    Everything is the mean over the shifts d; of detections, over those for which it is defined.
 
     Args:
         kind: from `kind_of`.
