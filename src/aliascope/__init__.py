@@ -6,7 +6,7 @@ errors records results runtime layers   what travels and is written; downsampler
 → stability antialias                   from logits to figures; from a network to a repaired one
 → models                                a spec → a network ready to run
 → measure                               a batch → figures → rows of a run
-→ latency compare finetune              the other arms
+→ latency compare attribute finetune    the other arms
 → metrics callbacks                     in a training loop
 → figures study                         published protocol; all methods on one table
 → report                                a page that people send to each other
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a second
     from aliascope.antialias import Conversion, Recipe, antialias, available_methods, conversion_of
+    from aliascope.attribute import Attribution, attribute, attribution_of
     from aliascope.compare import Comparison, compare
     from aliascope.errors import AliascopeError, ImageError, ModelError, RunError
     from aliascope.finetune import FineTuned, FinetuneSettings, finetune, recalibrate
@@ -54,6 +55,7 @@ __version__ = _version("aliascope")
 
 __all__ = [
     "AliascopeError",
+    "Attribution",
     "Comparison",
     "Conversion",
     "FineTuned",
@@ -73,6 +75,8 @@ __all__ = [
     "__version__",
     "alias_violation_ratio",
     "antialias",
+    "attribute",
+    "attribution_of",
     "available_methods",
     "available_models",
     "bench",
