@@ -35,7 +35,7 @@ TABLES = {
     1: ["phase1_layerwise_avr"],
     2: ["phase2a_frequency_sweep", "phase2b_architecture_comparison"],
     3: ["phase3_layerwise_avr_stats"],
-    4: ["phase4_correlation"],
+    4: ["phase4_correlation", "phase4_dependence"],
     5: ["phase5_tradeoff"],
 }
 NETWORKS = """
@@ -126,7 +126,7 @@ def avr_of(results, role, layer, variant="avr"):
     return rows[rows["layer"] == layer].set_index("image_id")[variant].astype(float)
 
 
-def test_six_tables_and_fifteen_figures(results):
+def test_seven_tables_and_fifteen_figures(results):
     assert {file.stem for file in (results / "tables").iterdir()} == {*chain(*TABLES.values())}
     for suffix in ("png", "svg"):
         assert {file.stem for file in (results / "figures").glob(f"*.{suffix}")} == set(FIGURES)
