@@ -201,7 +201,7 @@ def _block(
         np.abs(line := _standard(x).T @ _standard(y)[orders].T),
         np.abs(monotone := _standard(stats.rankdata(x, axis=0)).T @ _ranked(y)[orders].T),
         _distance_correlations(x, y, orders),
-        _mutual_information(scores, _normal_scores(y)),
+        _mutual_information(scores, _normal_scores(y, seed=1)),
         np.stack([_ridge_r2(_units(column), y) for column in scores.T]),
     ]
     values = [line[:, 0], monotone[:, 0], *(measure[:, 0] for measure in found[2:])]
@@ -252,22 +252,25 @@ def _mutual_information(
     from sklearn.feature_selection import mutual_info_regression
 
     found = mutual_info_regression(x, y, random_state=0)
-    null = np.broadcast_to(_null_information(len(y)), (len(found), PERMUTATIONS))
+    null = np.broadcast_to(_null_information(len(y), PERMUTATIONS), (len(found), PERMUTATIONS))
     return np.column_stack([found, null])
 
 
 @lru_cache(maxsize=4)
-def _null_information(count: int) -> Float[np.ndarray, " permutations"]:
+def _null_information(count: int, permutations: int) -> Float[np.ndarray, " permutations"]:
     from sklearn.feature_selection import mutual_info_regression
 
     scores = _normal_scores(np.arange(count))
-    permuted = scores[_orders(count, PERMUTATIONS)[1:]].T
+    permuted = scores[_orders(count, permutations)[1:]].T
     return mutual_info_regression(permuted, scores, random_state=0)
 
 
-def _normal_scores(values: np.ndarray) -> Float[np.ndarray, " n"]:
-    """Φ⁻¹((rank − ½) / n); equal values are put into an order by chance."""
-    chance = np.random.default_rng(len(values)).permutation(len(values))
+def _normal_scores(values: np.ndarray, seed: int = 0) -> Float[np.ndarray, " n"]:
+    """Φ⁻¹((rank − ½) / n); equal values are put into an order by chance.
+
+    Both sides of a pair must not take the same chance, or their ties would go together.
+    """
+    chance = np.random.default_rng(seed).permutation(len(values))
     order = np.lexsort([chance, values])
     scores = np.empty(len(values))
     scores[order] = stats.norm.ppf((np.arange(len(values)) + 0.5) / len(values))
