@@ -156,13 +156,13 @@ def test_the_network_explains_what_a_trained_one_does(curve, few):
 
 def test_no_effect_is_found_as_often_as_it_should(few):
     """The distribution of p is uniform on k/40: at most 5 % of it lies up to 0.05."""
-    tried = 300
+    tried = 200
     x = pd.DataFrame(np.exp(noise(0, 24, tried)))
     found = pd.concat(
         depends(x.iloc[:, start : start + 50], np.exp(noise(1 + start, 24)), range(24))
         for start in range(0, tried, 50)
     )
-    # Columns of one target share its permutations: six targets, each of 50 independent columns.
+    # Columns of one target share its permutations: four targets, each of 50 independent columns.
     low, high = stats.binom.interval(0.999, tried, 0.05)
     for statistic in STATISTICS:
         p = found[f"{statistic}_p"]
@@ -182,13 +182,12 @@ def test_no_effect_of_all_together_is_found_as_often_as_it_should(few, monkeypat
     for seed in range(tried):
         z, y, *x = noise(seed, 6, 40)
         columns = pd.DataFrame(np.transpose(x)).add(z, axis=0)
-        row = explains(columns, y, range(40), given=z).loc["ridge"]
-        other = explains(columns, y + np.tanh(z), range(40), given=z).loc["ridge"]
-        found.append((row.r2_p, row.r2_beyond_p, other.r2_beyond_p))
+        row = explains(columns, y + np.tanh(z), range(40), given=z).loc["ridge"]
+        found.append((row.r2_beyond_p, row.r2_p))
     low, high = stats.binom.interval(0.999, tried, 0.05)
-    rejected = np.count_nonzero(np.array(found) <= 0.05, axis=0)
-    assert (rejected >= low).all()
-    assert (rejected <= high).all()
+    beyond, alone = np.count_nonzero(np.array(found) <= 0.05, axis=0)
+    assert low <= beyond <= high
+    assert alone > high  # the test can see an effect
 
 
 def test_a_line_is_found_by_all():
