@@ -2,6 +2,7 @@
 
 errors records results runtime layers   what travels and is written; downsamplers from papers
 → spectra shifts statistics svg         pure functions
+→ dependence                            what goes with what, beyond a straight line
 → images taps                           pictures in; where a network samples, and what
 → stability antialias                   from logits to figures; from a network to a repaired one
 → models                                a spec → a network ready to run
