@@ -223,6 +223,34 @@ def band_limited(
     return y.permute(0, 3, 1, 2).to(x.dtype)
 
 
+def amplitude_distance(
+    x: Float[Tensor, "batch chan h w"], y: Float[Tensor, "batch chan h w"]
+) -> Float[Tensor, " batch"]:
+    """How far maps differ in what no shift changes: ‖A(x) − A(y)‖ / ‖A(x)‖, A = |FFT2(w x)|.
+
+    w is Hann's window along rows and columns, so that what enters at the border hardly counts. Of
+    maps that a shift by δ samples turns into each other it is small and in proportion to δ, not 0:
+    the content moves under the window. NaN where x has no energy.
+
+    >>> tone = torch.sin(torch.arange(65) * 0.7).expand(1, 1, 64, 65)
+    >>> amplitude_distance(tone[..., 1:], tone[..., :-1]).item() < 0.02
+    True
+    >>> amplitude_distance(tone, tone.roll(1, -1) + tone).item() > 0.5
+    True
+    """
+    a, b = _amplitudes(_full_precision(x)), _amplitudes(_full_precision(y))
+    return (a - b).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)
+
+
+def _amplitudes(x: Tensor) -> Tensor:
+    rows, columns = (
+        torch.hann_window(side + 2, periodic=False, dtype=x.dtype, device=x.device)[1:-1]
+        for side in x.shape[-2:]
+    )
+    # Of real maps half of the spectrum says all; both distances halve alike but for the axis.
+    return torch.fft.rfft2(x * rows[:, None] * columns).abs()
+
+
 class _Bands(NamedTuple):
     """Maps, channels last, taken apart."""
 

@@ -323,13 +323,24 @@ def rows_of(instrument: Instrument, batch: Sequence[Loaded], *, labels_fit: bool
     (['astronaut.png#0-0', 'astronaut.png#0-1'], (2, 1))
     """
     pixels = torch.stack([item.pixels for item in batch if item.pixels is not None])
-    image_columns, layer_columns = measure_batch(instrument, pixels)
+    return told(instrument, batch, *measure_batch(instrument, pixels), labels_fit=labels_fit)
+
+
+def told(
+    instrument: Instrument,
+    batch: Sequence[Loaded],
+    image_columns: Columns,
+    layer_columns: Columns,
+    *,
+    labels_fit: bool,
+) -> Rows:
+    """What was measured of a batch, beside what is known of its pictures."""
     images: dict[str, Any] = {
         "image_id": [item.entry.id for item in batch],
         "group": [item.entry.group for item in batch],
         "label": [item.entry.label for item in batch],
         "note": [item.note for item in batch],
-        **{name: column.numpy() for name, column in image_columns.items()},
+        **{name: column.cpu().numpy() for name, column in image_columns.items()},
     }
     if instrument.classes:
         known = np.isfinite(images["confidence"])
@@ -340,7 +351,7 @@ def rows_of(instrument: Instrument, batch: Sequence[Loaded], *, labels_fit: bool
             label == answer if labels_fit and None not in (label, answer) else None
             for label, answer in pairs
         ]
-    layers = {name: column.numpy() for name, column in layer_columns.items()}
+    layers = {name: column.cpu().numpy() for name, column in layer_columns.items()}
     return Rows(images, layers, list(_undefined(instrument, images, layers)))
 
 
@@ -436,12 +447,14 @@ def _forwards(
     instrument: Instrument, images: Tensor, measured: int
 ) -> Iterator[tuple[Any, Columns]]:
     """What `_forward` yields of all views, of whose first so many the maps are looked at."""
-    views = _views(instrument, images)
+    views = views_of(instrument, images)
     for start, part in enumerate(views.split(1) if instrument.singly else [views]):
         yield _forward(instrument, part, min(max(measured - start, 0), len(part)))
 
 
-def _views(instrument: Instrument, images: Tensor) -> Tensor:
+def views_of(
+    instrument: Instrument, images: Float[Tensor, "batch *views chan height width"]
+) -> Float[Tensor, "views chan height width"]:
     """All views on the device, normalised: view by view, the unshifted one first."""
     if instrument.device.type == "cuda":
         images = images.pin_memory()

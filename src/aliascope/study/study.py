@@ -3,7 +3,7 @@
 ```
 RESULTS/study.json           the settings
 RESULTS/runs/ROLE[-SHIFTS]   what `measure` found of each model, under other shifts beside the first
-RESULTS/tables/*.csv         the six tables
+RESULTS/tables/*.csv         the seven tables
 RESULTS/data/*               rows that figures need beside them: spectra, latencies
 RESULTS/figures/*            png and svg
 RESULTS/manifest.json        of each table and figure: from which runs, and its caption
@@ -376,7 +376,7 @@ class Study:
     def write_table(
         self, name: str, frame: pd.DataFrame, caption: str, runs: Sequence[str]
     ) -> None:
-        """Put one of the six tables in place.
+        """Put one of the seven tables in place.
 
         Args:
             name: of the file, without its ending.
@@ -427,7 +427,7 @@ class Study:
             write_file(self.path / "manifest.json", sealed(record))
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of the six tables."""
+        """One of the seven tables."""
         return self._read(f"tables/{name}.csv", read_csv)
 
     def rows(self, name: str) -> pd.DataFrame:

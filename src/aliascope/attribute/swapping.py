@@ -1,0 +1,305 @@
+"""What each sampling of a network contributes to how its logits move, of a batch of pictures.
+
+D0, D1: what a layer decimates of a picture and of its copy moved by a pixel, each from a run of its
+own. L and H: below, and on or above, the new Nyquist limit. The network goes on once from
+L D0 + H D1 and once from L D1 + H D0: what the band that aliases carries, and what the rest does.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from aliascope.errors import ModelError
+from aliascope.images import Loaded
+from aliascope.images.preprocessing import channels_of
+from aliascope.layers import BlurPool
+from aliascope.measure.batch import Instrument, Rows, layer_columns, told, views_of
+from aliascope.records import StridedLayer
+from aliascope.results.text import brief
+from aliascope.runtime import MODEL_FAILURES, computing
+from aliascope.shifts import ONE_PIXEL
+from aliascope.spectra import amplitude_distance, band_limited
+from aliascope.stability import logits_of, stability
+from aliascope.taps import Decimation, tap
+from aliascope.taps.cuts import Continuation, Cut, cuts
+from aliascope.taps.replay import Undefined
+
+PLAN = tuple(shift for shift in ONE_PIXEL if shift.rows + shift.columns > 0)
+"""Down and right: seen from the moved picture, the same two moves are up and left."""
+TAPS = (3, 5, 7)
+"""Of the binomial filters that a place is given; `ideal` is L itself."""
+DOSES = (*(f"taps_{taps}" for taps in TAPS), "ideal")
+SWAPPED = ("alias_carried", "low_carried", "interaction", "alias_effect", "low_effect")
+EQUIVARIANCE = tuple(
+    f"{what}_{where}" for what in ("equivariance", "floor") for where in ("before", "behind")
+)
+_OWN = "own_"
+"""Of the layer alone, where others sample to the same cumulative stride."""
+_TOLERANCE = 1e-3
+"""Of logits from a continuation, as a share of their norm, next to those of a forward."""
+
+Columns = dict[str, Tensor]
+
+
+class Attributor:
+    """An instrument and the cuts at which its network's maps can be exchanged.
+
+    Args:
+        instrument: from `prepare`.
+        doses: on how many pictures, the first, filters are tried at each place.
+
+    Raises:
+        ModelError: the network is no classifier, must see each picture alone, or cannot be cut.
+    """
+
+    def __init__(self, instrument: Instrument, doses: int) -> None:
+        if instrument.classes is None:
+            raise ModelError(instrument.no_classifier)
+        if instrument.singly:
+            raise ModelError(
+                "this network's maps depend on what else is in a batch, so that what a picture "
+                "does to it cannot be told apart: attribute one that takes pictures one by one"
+            )
+        self._instrument, self._doses = instrument, doses
+        self._continuations: dict[int, Continuation] = {}
+        self.notices: list[str] = []
+        self.cuts = list(self._sound(cuts(self._decimations())))
+        if not self.cuts:
+            why = "; ".join(self.notices) or "it samples nowhere in a way that can be measured"
+            raise ModelError(f"this network cannot be attributed: {why}")
+
+    @property
+    def layers(self) -> list[StridedLayer]:
+        """Of all cuts, in the order of execution."""
+        return [x for x in self._instrument.layers if x.name in self._places]
+
+    @property
+    def _places(self) -> dict[str, Cut]:
+        return {place.layer.name: cut for cut in self.cuts for place in cut.places}
+
+    def _decimations(self) -> Iterator[Decimation]:
+        for layer in self._instrument.layers:
+            if (found := self._instrument.decimations.get(layer.name)) is not None:
+                yield found
+
+    @torch.inference_mode()
+    def _sound(self, found: Sequence[Cut]) -> Iterator[Cut]:
+        """Those behind which the network goes on as it does in a forward, tried on noise."""
+        instrument = self._instrument
+        size = (2, channels_of(instrument.module), *instrument.preprocessing.crop)
+        noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
+        noise = noise.to(instrument.device, instrument.dtype)
+        for cut in found:
+            names = " and ".join(cut.names)
+            try:
+                dense, wanted = self._seen(noise, [cut], lambda *_: {})
+                handed_on = [p.handed_on(dense[p.layer.name]) for p in cut.places]
+                logits = self._continued(cut, handed_on, noise)
+            except (Undefined, *MODEL_FAILURES) as reason:
+                self.notices.append(f"{names}: not attributed: {brief(reason)}")
+                continue
+            if any(len(map_) != len(noise) for map_ in dense.values()):
+                self.notices.append(f"{names}: not attributed: an image has several maps there")
+            elif (logits - wanted).norm() > _TOLERANCE * wanted.norm():
+                self.notices.append(f"{names}: not attributed: what follows cannot be made again")
+            else:
+                yield cut
+
+    @torch.inference_mode()
+    def rows(self, batch: Sequence[Loaded], labels_fit: bool, before: int) -> Rows:
+        """All figures of a batch of pictures.
+
+        Args:
+            batch: readable pictures.
+            labels_fit: whether labels number the model's own classes.
+            before: how many pictures came before these.
+        """
+        instrument = self._instrument
+        pixels = torch.stack([item.pixels for item in batch if item.pixels is not None])
+        views = views_of(instrument, pixels).unflatten(0, (-1, len(batch)))
+        chosen = [0, *(1 + ONE_PIXEL.index(shift) for shift in PLAN)]
+        views = views[chosen].flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+        def read(layer: StridedLayer, map_: Tensor) -> Columns:
+            return layer_columns(instrument, layer, map_[: len(batch)], len(batch))
+
+        energies: dict[str, Columns] = {}
+        dense, logits = self._seen(views, self.cuts, read, energies)
+        logits = logits.unflatten(0, (-1, len(batch)))
+        dosed = min(max(self._doses - before, 0), len(batch))
+        figures = {name: energies[name] for name in self._places}
+        for cut in self.cuts:
+            maps = [dense[name].unflatten(0, (-1, len(batch))) for name in cut.names]
+            for name, columns in self._of_cut(cut, maps, logits, views, dosed).items():
+                figures[name] = figures[name] | columns
+        named = [figures[layer.name] for layer in self.layers]
+        together = {name: torch.stack([each[name] for each in named], 1) for name in named[0]}
+        return told(instrument, batch, stability(logits, PLAN), together, labels_fit=labels_fit)
+
+    def _seen(
+        self,
+        views: Tensor,
+        wanted: Sequence[Cut],
+        read: Callable[[StridedLayer, Tensor], Columns],
+        into: dict[str, Columns] | None = None,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """One forward: what the layers of the cuts decimate, by their names, and the logits."""
+        instrument = self._instrument
+        places = {place.layer.name: place for cut in wanted for place in cut.places}
+
+        def look(layer: StridedLayer, map_: Tensor) -> Tensor:
+            if into is not None:
+                into[layer.name] = read(layer, map_)
+            dense = places[layer.name](map_)
+            return dense.clone() if dense is map_ else dense  # what comes later may write into it
+
+        layers = [place.layer for place in places.values()]
+        precisely = computing(instrument.precision, instrument.device)
+        with tap(instrument.module, layers, read=look) as tapped, precisely:
+            output = instrument.module(views)
+        return dict(tapped.inputs), centred(output)
+
+    def _continued(self, cut: Cut, handed_on: Sequence[Tensor], views: Tensor) -> Tensor:
+        """The logits where the layers of a cut hand these on."""
+        instrument, count = self._instrument, len(handed_on[0])
+        with computing(instrument.precision, instrument.device):
+            if count not in self._continuations:
+                example = views[torch.arange(count) % len(views)]
+                self._continuations[count] = Continuation(instrument.module, example, logits_of)
+            return centred(self._continuations[count].of(cut, handed_on))
+
+    def _of_cut(
+        self, cut: Cut, maps: Sequence[Tensor], logits: Tensor, views: Tensor, dosed: int
+    ) -> dict[str, Columns]:
+        """Layer name → the columns of what happens there, (B,) each.
+
+        Args:
+            cut: which.
+            maps: what each of its layers decimates, (views, B, C, H, W).
+            logits: of all views, (views, B, K), their means removed.
+            views: which they are of.
+            dosed: the number of images, the first, that filters are tried on.
+        """
+
+        def go_on(changed: Sequence[Tensor]) -> Tensor:
+            """Logits where the layers decimate these, (runs, B, C, H, W) each."""
+            handed_on = [
+                place.handed_on(x.flatten(0, 1))
+                for place, x in zip(cut.places, changed, strict=True)
+            ]
+            return self._continued(cut, handed_on, views).unflatten(0, changed[0].shape[:2])
+
+        swapped = [_swapped(place, x) for place, x in zip(cut.places, maps, strict=True)]
+        unmoved = [x[:1].expand_as(y) for x, y in zip(maps, swapped, strict=True)]
+        joint = _carried(go_on(swapped), logits)
+        filtered = [_filtered(p, x[:, :dosed]) for p, x in zip(cut.places, maps, strict=True)]
+        resting = [x[:, :dosed].repeat(len(DOSES), 1, 1, 1, 1) for x in maps]
+        doses = _left(go_on(filtered) if dosed else None, logits)
+        found = {}
+        kept = [_kept(place, x) for place, x in zip(cut.places, maps, strict=True)]
+        for index, place in enumerate(cut.places):
+            own, own_doses = joint, doses
+            if len(cut.places) > 1:
+                own = _carried(go_on(_only(index, swapped, unmoved)), logits)
+                own_doses = _left(go_on(_only(index, filtered, resting)) if dosed else None, logits)
+            columns = joint | doses | {f"{_OWN}{name}": x for name, x in (own | own_doses).items()}
+            found[place.layer.name] = columns | _equivariance(
+                place, maps[index], kept[index], dosed
+            )
+        return found
+
+
+def centred(output: object) -> Float[Tensor, "batch classes"]:
+    """Logits with their mean over classes removed."""
+    logits = logits_of(output).float()
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def _only(index: int, changed: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """One of the maps changed, the rest as they are."""
+    return [changed[i] if i == index else x for i, x in enumerate(others)]
+
+
+def _swapped(
+    place: Decimation, maps: Float[Tensor, "views batch chan h w"]
+) -> Float[Tensor, "swaps batch chan h w"]:
+    """L D0 + H D1 for each moved view, then L D1 + H D0."""
+    still, moved = maps[:1], maps[1:]
+    low = band_limited((still - moved).flatten(0, 1), place.stride).unflatten(0, moved.shape[:2])
+    return torch.cat([moved + low, still - low])
+
+
+def _filtered(
+    place: Decimation, maps: Float[Tensor, "views batch chan h w"]
+) -> Float[Tensor, "doses_views batch chan h w"]:
+    """The maps behind each of `DOSES`, one after the other."""
+    flat = maps.flatten(0, 1)
+    found = [
+        BlurPool(flat.shape[1], 1, size=taps).to(flat.device, flat.dtype)(flat) for taps in TAPS
+    ]
+    found.append(band_limited(flat, place.stride))
+    return torch.cat([x.unflatten(0, maps.shape[:2]) for x in found])
+
+
+def _carried(
+    swapped: Float[Tensor, "swaps batch classes"], logits: Float[Tensor, "views batch classes"]
+) -> Columns:
+    """`SWAPPED` of logits behind a swap; sums are over the shifts."""
+    still, moved = logits[:1], logits[1:]
+    change = moved - still
+    alias, low = ((x - still) for x in swapped.chunk(2))
+    whole = change.square().sum((0, 2))
+    size = still.norm(dim=-1)
+    return {
+        "alias_carried": (alias * change).sum((0, 2)) / whole,
+        "low_carried": (low * change).sum((0, 2)) / whole,
+        "interaction": ((alias + low - change).square().sum((0, 2)) / whole).sqrt(),
+        "alias_effect": (alias.norm(dim=-1) / size).mean(0),
+        "low_effect": (low.norm(dim=-1) / size).mean(0),
+    }
+
+
+def _left(
+    dosed: Float[Tensor, "doses_views some classes"] | None,
+    logits: Float[Tensor, "views batch classes"],
+) -> Columns:
+    """Logit instability with a place filtered, a column a dose; NaN for images without."""
+    views, images = logits.shape[:2]
+    unknown = logits.new_full((images,), torch.nan)
+    if dosed is None:
+        return dict.fromkeys(DOSES, unknown)
+    found = {}
+    for name, z in zip(DOSES, dosed.split(views), strict=True):
+        known = ((z[1:] - z[:1]).norm(dim=-1) / z[:1].norm(dim=-1)).mean(0)
+        found[name] = torch.cat([known, unknown[len(known) :]])
+    return found
+
+
+def _kept(place: Decimation, maps: Tensor) -> Tensor:
+    """The samples of all views; where layers share a choice, its maker must be asked first."""
+    sampled = place.handed_on if place.chooses else place.kept
+    return sampled(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+
+
+def _equivariance(place: Decimation, maps: Tensor, kept: Tensor, dosed: int) -> Columns:
+    """`EQUIVARIANCE` of one layer; the floors for as many images as filters are tried on."""
+    images = maps.shape[1]
+    strides = zip(place.layer.cumulative_stride, place.stride, strict=True)
+    finer = tuple(scale / stride for scale, stride in strides)
+    found = {}
+    for where, x, scale in (
+        ("before", maps, finer),
+        ("behind", kept, place.layer.cumulative_stride),
+    ):
+        each = [amplitude_distance(x[0], moved) for moved in x[1:]]
+        found[f"equivariance_{where}"] = torch.stack(each).mean(0)
+        floor = x.new_full((images,), torch.nan)
+        if dosed and min(x.shape[-2:]) > 2:
+            some = x[0, :dosed]
+            down = amplitude_distance(some[..., 1:, :], some[..., :-1, :]) / scale[0]
+            right = amplitude_distance(some[..., 1:], some[..., :-1]) / scale[1]
+            floor[:dosed] = (down + right) / 2
+        found[f"floor_{where}"] = floor
+    return found
