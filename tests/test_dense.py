@@ -458,6 +458,22 @@ def test_metrics_in_training_take_what_there_is():
     assert [*aliasing(net, noise(2, 3, 32, 32), figures=["avr"], shifts=None)] == ["avr/0"]
 
 
+class Looking(Square):
+    """Samples each detection, too, as what draws masks does."""
+
+    def found(self, picture):
+        nn.functional.max_pool2d(picture[None, :, :8, :8], 2)
+        return super().found(picture)
+
+
+def test_what_samples_single_detections_is_no_layer(folder):
+    run = measure(Looking(), folder, preprocess=PLAIN, device="cpu")
+    assert [layer.name for layer in run.strided_layers] == ["sampled"]
+    (told,) = (text for text in run.notices if "single detections" in text)
+    assert "max_pool2d" in told
+    assert not any("measured alone" in text for text in run.notices)
+
+
 @pytest.mark.parametrize(
     ("spec", "resize", "crop"),
     [

@@ -697,7 +697,7 @@ def test_the_command_line(material, tmp_path, monkeypatch, capsys, undrawn):
     printed = capsys.readouterr()
     record = json.loads(printed.out)
     assert record["phases"]["2"] == "complete"
-    told = "phase 4: studied_networks:features is no classifier: the model's answer is taken"
+    told = "phase 4: studied_networks:features is no classifier: shift stability needs"
     assert told in " ".join(printed.err.split())
     assert run_cli(monkeypatch, *arguments, "--phases", "1,three") == 2
     assert run_cli(monkeypatch, *arguments, "--phases", "9") == 1

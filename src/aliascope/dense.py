@@ -54,7 +54,7 @@ def kind_of(output: object, size: Size) -> tuple[Kind, str]:
     >>> kind_of(torch.zeros(1, 1, 64, 64), (64, 64))[0]
     'map'
     """
-    if _detections(output):
+    if is_detections(output):
         return "boxes", (
             f"the model detects: boxes of score {SURE} or more are matched between the views by "
             f"label and IoU of {MATCHED} or more"
@@ -161,7 +161,8 @@ def _scale(sides: Size, size: Size) -> int:
     return int(min(per)) if len(per) == 1 and min(per).is_integer() else 0
 
 
-def _detections(output: object) -> bool:
+def is_detections(output: object) -> bool:
+    """Whether it has boxes, labels and scores for each picture."""
     return (
         isinstance(output, list | tuple)
         and len(output) > 0

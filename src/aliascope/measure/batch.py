@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aliascope.dense import SURE, Kind, dense_stability, kind_of, maps_of
+from aliascope.dense import SURE, Kind, dense_stability, is_detections, kind_of, maps_of
 from aliascope.errors import ModelError
 from aliascope.images import Loaded
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, native_views
@@ -159,7 +159,7 @@ def prepare(
 
 def _of_answers(found: "_Found", border: Border | None) -> Iterator[str]:
     """What to know of the answers of what is no classifier."""
-    if found.no_classifier:
+    if found.no_classifier and not found.dense:
         yield found.no_classifier
     if found.dense and border == "native":
         yield (
@@ -250,17 +250,27 @@ def _found(module: nn.Module, example: Tensor) -> _Found:
     recorded = trace(module, example)
     layers = recorded.strided_layers()
     found, missing = decimations(module, recorded)
-    output, singly = _alone(module, layers, example)
-    notices = [f"{name}: what it decimates is not measured: {x}" for name, x in missing.items()]
+    output, singly, others = _alone(module, layers, example)
+    notices = [
+        f"{name}: what it decimates is not measured: {text}"
+        for name, text in missing.items()
+        if name not in others
+    ]
     notices += recorded.unexplained
+    if others:
+        layers = [layer for layer in layers if layer.name not in others]
+        some = f"{', '.join(others[:2])}{' …' if len(others) > 2 else ''}"
+        notices.append(f"what works on single detections is no layer of the picture's ({some})")
     classes, no_classifier, dense = None, "", None
     try:
         classes = logits_of(output).shape[1]
-    except ModelError:
+    except ModelError as error:
+        no_classifier = str(error)
         try:
-            dense, no_classifier = kind_of(output, _sides(example))
-        except ModelError as error:
-            no_classifier = str(error)
+            dense, taken = kind_of(output, _sides(example))
+            notices.append(taken)
+        except ModelError as nothing:
+            no_classifier = str(nothing)
     return _Found(layers, found, singly, classes, no_classifier, dense, notices)
 
 
@@ -270,10 +280,11 @@ def _sides(images: Tensor) -> tuple[int, int]:
 
 def _alone(
     module: nn.Module, layers: Sequence[StridedLayer], example: Tensor
-) -> tuple[object, bool]:
+) -> tuple[object, bool, list[str]]:
     """What a model returns of one picture, and whether it returns another in company.
 
-    It may loop over the pictures, norm over all of them, or take no more than one.
+    It may loop over the pictures, norm over all of them, or take no more than one. The third are
+    the layers of a detector that read no more of two pictures than of one, beside those that do.
     """
     noise = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     noise = noise.to(example)
@@ -287,15 +298,20 @@ def _alone(
     try:
         both, twice = run(noise)
     except MODEL_FAILURES:
-        return output, True
-    if twice != {name: (2 * shape[0], *shape[1:]) for name, shape in shapes.items()}:
-        return output, True
+        return output, True, []
+    doubled = {name: (2 * shape[0], *shape[1:]) for name, shape in shapes.items()}
+    others: list[str] = []
+    if is_detections(output):
+        steady = {name for name, shape in doubled.items() if twice.get(name) == shape}
+        others = [layer.name for layer in layers if layer.name not in steady] if steady else []
+    elif twice != doubled:
+        return output, True, []
     size = _sides(example)
     one, first = (next(iter(_floats(x, size)), None) for x in (output, both))
     if one is None or first is None:
-        return output, False
+        return output, twice != doubled and not others, others
     apart = (one[0] - first[0]).float().norm() > 1e-3 * one[0].float().norm()
-    return output, bool(apart)
+    return output, bool(apart), others
 
 
 def _floats(output: object, size: tuple[int, int]) -> Iterator[Tensor]:
