@@ -44,12 +44,16 @@ def main():
             if number:
                 taken[name].append(seconds / given.limit)
     where = environment(torch.device("cpu"))["hardware"]
-    print(f"{given.model}, {given.limit} images, {given.rounds} rounds, {where}, "
-          f"{torch.get_num_threads()} threads, {platform.system()}")  # fmt: skip
+    print(
+        f"{given.model}, {given.limit} images, {given.rounds} rounds, {where}, "
+        f"{torch.get_num_threads()} threads, {platform.system()}"
+    )
     for name, each in taken.items():
         ratios = [x / y for x, y in zip(each, taken["measure"], strict=True)]
-        print(f"{name:<8} {1000 * statistics.median(each):7.0f} ms an image, ratio "
-              f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
+        print(
+            f"{name:<8} {1000 * statistics.median(each):7.0f} ms an image, ratio "
+            f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
 def of_the_images(run, limit):
