@@ -84,7 +84,7 @@ def depends(a: pd.DataFrame, target: ArrayLike, groups: ArrayLike) -> pd.DataFra
     for statistic in STATISTICS:
         p = table[f"{statistic}_p"]
         table[f"{statistic}_p_holm"], table[f"{statistic}_p_bh"] = holm(p), benjamini_hochberg(p)
-    return table[["n", "groups", *(s + end for s in STATISTICS for end in _ENDS)]]
+    return table.loc[:, ["n", "groups", *(s + end for s in STATISTICS for end in _ENDS)]]
 
 
 def explains(

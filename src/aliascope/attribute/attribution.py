@@ -82,7 +82,7 @@ def attribution_of(run: Run) -> Attribution:
     if not run.config.get("attributed") or not len(run.images):
         where = run.path or "this run"
         raise RunError(f"{where} holds no attribution: give what `aliascope attribute --out` wrote")
-    images = run.images.set_index("image_id")
+    images: Any = run.images.set_index("image_id")
     rows: Any = run.layers.astype({"image_id": str, "layer": str})
     each = {name: own.set_index("image_id") for name, own in rows.groupby("layer")}
     groups = run.photographs
@@ -134,16 +134,17 @@ def _order(run: Run, name: str) -> float:
 
 def _means(frame: pd.DataFrame, names: Any, groups: pd.Series) -> dict[str, float]:
     """Mean, _low and _high of columns."""
-    found = mean_intervals(frame[list(names)], groups.loc[frame.index])
+    chosen: Any = frame[list(names)]
+    found: Any = mean_intervals(chosen, groups.loc[frame.index])
     return {
-        f"{name}{end}": float(row[key])
-        for name, row in found.iterrows()
-        for key, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+        f"{name}{end}": float(value)
+        for name, *estimate in found.itertuples()
+        for value, end in zip(estimate, ("", "_low", "_high"), strict=True)
     }
 
 
 def _followed(frame: pd.DataFrame, moved: pd.Series, groups: pd.Series) -> dict[str, float]:
-    effect = frame[["low_effect"]]
+    effect: Any = frame[["low_effect"]]
     found = correlated(effect, moved.loc[effect.index], groups.loc[effect.index])
     return {"r_low": float(found["r"].iloc[0])}
 
@@ -152,7 +153,7 @@ def _dosed(
     place: str, layers: int, frame: pd.DataFrame, names: Any, moved: pd.Series, groups: pd.Series
 ) -> Iterator[dict[str, Any]]:
     """How much each filter at a place changes logit instability, of the images it was tried on."""
-    known = frame[list(names)].dropna()
+    known: Any = frame[list(names)].dropna()
     if known.empty:
         return
     before = pd.DataFrame(dict.fromkeys(names, moved.loc[known.index]))
@@ -163,7 +164,7 @@ def _dosed(
 
 
 def _sentences(found: Attribution) -> Iterator[str]:
-    depths = found.depths
+    depths: Any = found.depths
     value, low, high = found.instability
     moved = share(value, max(low, 0), high, of="their length")  # an interval of few may reach below
     yield f"The logits of {found.model} move {under(found.shifts)} by {moved}."
@@ -182,9 +183,8 @@ def _sentences(found: Attribution) -> Iterator[str]:
             f"At {names} the bands cannot be told apart: their interaction is larger than the "
             "movement itself."
         )
-    best = found.doses[found.doses["dose"] == "ideal"]
-    best = best[best["change_high"] < 0].sort_values("change")
-    for row in best.head(1).to_dict("records"):
+    best: Any = found.doses.query("dose == 'ideal' and change_high < 0")
+    for row in best.sort_values("change").head(1).to_dict("records"):
         yield (
             f"An ideal filter at {row['place']} alone, untrained, takes "
             f"{digits(-100 * row['change'])} % of the movement away."
@@ -227,12 +227,14 @@ def _blocks(found: Attribution) -> Iterator[str]:
     yield columns([header, *rows])
     if len(found.doses):
         header = ["filtered", *_DOSE_NAMES.values(), "its interval"]
-        doses = found.doses.set_index(["place", "dose"])
+        doses: Any = found.doses.set_index(["place", "dose"])
         rows = [
             [
                 name,
-                *(number(doses.loc[(name, dose), "change"], "+z.1%") for dose in _DOSE_NAMES),
-                interval(*doses.loc[(name, "ideal"), ["change_low", "change_high"]], "+z.1%"),
+                *(number(doses["change"][name, dose], "+z.1%") for dose in _DOSE_NAMES),
+                interval(
+                    doses["change_low"][name, "ideal"], doses["change_high"][name, "ideal"], "+z.1%"
+                ),
             ]
             for name in dict.fromkeys(found.doses["place"])
         ]

@@ -6,6 +6,7 @@ L D0 + H D1 and once from L D1 + H D0: what the band that aliases carries, and w
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,7 @@ from aliascope.records import StridedLayer
 from aliascope.results.text import brief
 from aliascope.runtime import MODEL_FAILURES, computing
 from aliascope.shifts import ONE_PIXEL
-from aliascope.spectra import amplitude_distance, band_limited
+from aliascope.spectra import amplitude_spectrum, band_limited
 from aliascope.stability import logits_of, stability
 from aliascope.taps import Decimation, tap
 from aliascope.taps.cuts import Continuation, Cut, cuts
@@ -94,7 +95,7 @@ class Attributor:
         for cut in found:
             names = " and ".join(cut.names)
             try:
-                dense, wanted = self._seen(noise, [cut], lambda *_: {})
+                dense, wanted = self._seen(noise, [cut])
                 handed_on = [p.handed_on(dense[p.layer.name]) for p in cut.places]
                 logits = self._continued(cut, handed_on, noise)
             except (Undefined, *MODEL_FAILURES) as reason:
@@ -122,14 +123,15 @@ class Attributor:
         chosen = [0, *(1 + ONE_PIXEL.index(shift) for shift in PLAN)]
         views = views[chosen].flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
-        def read(layer: StridedLayer, map_: Tensor) -> Columns:
-            return layer_columns(instrument, layer, map_[: len(batch)], len(batch))
+        figures: dict[str, Columns] = {}
 
-        energies: dict[str, Columns] = {}
-        dense, logits = self._seen(views, self.cuts, read, energies)
+        def read(layer: StridedLayer, map_: Tensor, dense: Tensor) -> None:
+            own = map_[: len(batch)], len(batch), dense[: len(batch)]
+            figures[layer.name] = layer_columns(instrument, layer, *own)
+
+        dense, logits = self._seen(views, self.cuts, read)
         logits = logits.unflatten(0, (-1, len(batch)))
         dosed = min(max(self._doses - before, 0), len(batch))
-        figures = {name: energies[name] for name in self._places}
         for cut in self.cuts:
             maps = [dense[name].unflatten(0, (-1, len(batch))) for name in cut.names]
             for name, columns in self._of_cut(cut, maps, logits, views, dosed).items():
@@ -142,17 +144,22 @@ class Attributor:
         self,
         views: Tensor,
         wanted: Sequence[Cut],
-        read: Callable[[StridedLayer, Tensor], Columns],
-        into: dict[str, Columns] | None = None,
+        read: Callable[[StridedLayer, Tensor, Tensor], None] | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """One forward: what the layers of the cuts decimate, by their names, and the logits."""
+        """One forward: what the layers of the cuts decimate, by their names, and the logits.
+
+        Args:
+            views: what is run.
+            wanted: the cuts.
+            read: called with each of their layers, what it reads and what it decimates.
+        """
         instrument = self._instrument
         places = {place.layer.name: place for cut in wanted for place in cut.places}
 
         def look(layer: StridedLayer, map_: Tensor) -> Tensor:
-            if into is not None:
-                into[layer.name] = read(layer, map_)
             dense = places[layer.name](map_)
+            if read is not None:
+                read(layer, map_, dense)
             return dense.clone() if dense is map_ else dense  # what comes later may write into it
 
         layers = [place.layer for place in places.values()]
@@ -183,31 +190,29 @@ class Attributor:
             dosed: the number of images, the first, that filters are tried on.
         """
 
-        def go_on(changed: Sequence[Tensor]) -> Tensor:
-            """Logits where the layers decimate these, (runs, B, C, H, W) each."""
-            handed_on = [
-                place.handed_on(x.flatten(0, 1))
-                for place, x in zip(cut.places, changed, strict=True)
-            ]
-            return self._continued(cut, handed_on, views).unflatten(0, changed[0].shape[:2])
+        def go_on(handed_on: Sequence[Tensor]) -> Tensor:
+            """Logits where the layers hand these on, (runs, B, …) each."""
+            flat = [x.flatten(0, 1) for x in handed_on]
+            return self._continued(cut, flat, views).unflatten(0, handed_on[0].shape[:2])
 
-        swapped = [_swapped(place, x) for place, x in zip(cut.places, maps, strict=True)]
-        unmoved = [x[:1].expand_as(y) for x, y in zip(maps, swapped, strict=True)]
+        pairs = [*zip(cut.places, maps, strict=True)]
+        kept = [_over(place.handed_on, x) for place, x in pairs]
+        swapped = [_swapped(*pair, x) for pair, x in zip(pairs, kept, strict=True)]
+        unmoved = [x[:1].expand_as(y) for x, y in zip(kept, swapped, strict=True)]
         joint = _carried(go_on(swapped), logits)
-        filtered = [_filtered(p, x[:, :dosed]) for p, x in zip(cut.places, maps, strict=True)]
-        resting = [x[:, :dosed].repeat(len(DOSES), 1, 1, 1, 1) for x in maps]
+        filtered = [_filtered(place, x[:, :dosed]) for place, x in pairs] if dosed else []
+        resting = [x[:, :dosed].repeat(len(DOSES), *[1] * (x.ndim - 1)) for x in kept]
         doses = _left(go_on(filtered) if dosed else None, logits)
         found = {}
-        kept = [_kept(place, x) for place, x in zip(cut.places, maps, strict=True)]
-        for index, place in enumerate(cut.places):
+        for index, (place, x) in enumerate(pairs):
             own, own_doses = joint, doses
-            if len(cut.places) > 1:
+            if len(pairs) > 1:
                 own = _carried(go_on(_only(index, swapped, unmoved)), logits)
                 own_doses = _left(go_on(_only(index, filtered, resting)) if dosed else None, logits)
-            columns = joint | doses | {f"{_OWN}{name}": x for name, x in (own | own_doses).items()}
-            found[place.layer.name] = columns | _equivariance(
-                place, maps[index], kept[index], dosed
-            )
+            columns = joint | doses | {f"{_OWN}{name}": y for name, y in (own | own_doses).items()}
+            plain = kept[index] if place.hands_on_samples or place.chooses else None
+            samples = _over(place.kept, x) if plain is None else plain
+            found[place.layer.name] = columns | _equivariance(place, x, samples, dosed)
         return found
 
 
@@ -222,25 +227,48 @@ def _only(index: int, changed: Sequence[Tensor], others: Sequence[Tensor]) -> li
     return [changed[i] if i == index else x for i, x in enumerate(others)]
 
 
+def _over(function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    """A function of maps (N, C, H, W), of maps (views, images, C, H, W)."""
+    return function(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+
+
 def _swapped(
-    place: Decimation, maps: Float[Tensor, "views batch chan h w"]
-) -> Float[Tensor, "swaps batch chan h w"]:
-    """L D0 + H D1 for each moved view, then L D1 + H D0."""
-    still, moved = maps[:1], maps[1:]
-    low = band_limited((still - moved).flatten(0, 1), place.stride).unflatten(0, moved.shape[:2])
-    return torch.cat([moved + low, still - low])
+    place: Decimation,
+    maps: Float[Tensor, "views batch chan h w"],
+    kept: Float[Tensor, "views batch *samples"],
+) -> Float[Tensor, "swaps batch *samples"]:
+    """What is handed on of L D0 + H D1 for each moved view, then of L D1 + H D0.
+
+    L is linear and so is sampling at one phase, so that the low band is needed there alone.
+    """
+    change = maps[:1] - maps[1:]
+    if place.hands_on_samples:
+        low = _over(partial(_low, place), change)
+        return torch.cat([kept[1:] + low, kept[:1] - low])
+    low = _over(lambda x: band_limited(x, place.stride), change)
+    return _over(place.handed_on, torch.cat([maps[1:] + low, maps[:1] - low]))
+
+
+def _low(place: Decimation, maps: Tensor) -> Tensor:
+    """The samples of L D."""
+    _, rows, columns = place.layer.output_shape
+    return band_limited(maps, place.stride, phase=place.phase, size=(rows, columns))
 
 
 def _filtered(
     place: Decimation, maps: Float[Tensor, "views batch chan h w"]
-) -> Float[Tensor, "doses_views batch chan h w"]:
-    """The maps behind each of `DOSES`, one after the other."""
-    flat = maps.flatten(0, 1)
-    found = [
-        BlurPool(flat.shape[1], 1, size=taps).to(flat.device, flat.dtype)(flat) for taps in TAPS
-    ]
-    found.append(band_limited(flat, place.stride))
-    return torch.cat([x.unflatten(0, maps.shape[:2]) for x in found])
+) -> Float[Tensor, "doses_views batch *samples"]:
+    """What is handed on of the maps behind each of `DOSES`, one after the other."""
+    channels = maps.shape[2]
+    if place.hands_on_samples:
+        _, rows, columns = place.layer.output_shape
+        pools = [BlurPool(channels, place.stride, size=n, phase=place.phase) for n in TAPS]
+        found = [_over(pool.to(maps.device), maps)[..., :rows, :columns] for pool in pools]
+        return torch.cat([*found, _over(partial(_low, place), maps)])
+    filters = [BlurPool(channels, 1, size=n).to(maps.device) for n in TAPS]
+    found = [_over(each, maps) for each in filters]
+    found.append(_over(lambda x: band_limited(x, place.stride), maps))
+    return _over(place.handed_on, torch.cat(found))
 
 
 def _carried(
@@ -277,29 +305,29 @@ def _left(
     return found
 
 
-def _kept(place: Decimation, maps: Tensor) -> Tensor:
-    """The samples of all views; where layers share a choice, its maker must be asked first."""
-    sampled = place.handed_on if place.chooses else place.kept
-    return sampled(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
-
-
 def _equivariance(place: Decimation, maps: Tensor, kept: Tensor, dosed: int) -> Columns:
     """`EQUIVARIANCE` of one layer; the floors for as many images as filters are tried on."""
-    images = maps.shape[1]
-    strides = zip(place.layer.cumulative_stride, place.stride, strict=True)
-    finer = tuple(scale / stride for scale, stride in strides)
+    behind = place.layer.cumulative_stride
+    before = tuple(scale / stride for scale, stride in zip(behind, place.stride, strict=True))
     found = {}
-    for where, x, scale in (
-        ("before", maps, finer),
-        ("behind", kept, place.layer.cumulative_stride),
-    ):
-        each = [amplitude_distance(x[0], moved) for moved in x[1:]]
-        found[f"equivariance_{where}"] = torch.stack(each).mean(0)
-        floor = x.new_full((images,), torch.nan)
+    for where, x, scale in (("before", maps, before), ("behind", kept, behind)):
+        seen = amplitude_spectrum(x)
+        found[f"equivariance_{where}"] = _apart(seen[:1], seen[1:]).mean(0)
+        floor = x.new_full((x.shape[1],), torch.nan, dtype=torch.float32)
         if dosed and min(x.shape[-2:]) > 2:
             some = x[0, :dosed]
-            down = amplitude_distance(some[..., 1:, :], some[..., :-1, :]) / scale[0]
-            right = amplitude_distance(some[..., 1:], some[..., :-1]) / scale[1]
-            floor[:dosed] = (down + right) / 2
+            down, right = (
+                [
+                    amplitude_spectrum(some.narrow(axis, first, some.shape[axis] - 1))
+                    for first in (0, 1)
+                ]
+                for axis in (-2, -1)
+            )
+            floor[:dosed] = (_apart(*down) / scale[0] + _apart(*right) / scale[1]) / 2
         found[f"floor_{where}"] = floor
     return found
+
+
+def _apart(still: Tensor, moved: Tensor) -> Tensor:
+    """How far amplitude spectra lie apart, as a share of the norm of the first."""
+    return (moved - still).flatten(-3).norm(dim=-1) / still.flatten(-3).norm(dim=-1)

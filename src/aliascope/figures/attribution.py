@@ -49,11 +49,11 @@ def draw(found: Mapping[str, Any], *, caption: str) -> Figure:
     path, carried, doses = axes.flat
     strides = list(dict.fromkeys(x for each in found.values() for x in each.depths["stride"]))
     strides.sort(key=lambda stride: float(stride.partition("×")[0]))
-    place = {stride: index for index, stride in enumerate(strides)}
+    place: Any = {stride: index for index, stride in enumerate(strides)}
     for number, (model, role) in enumerate(roles.items()):
         shift = _APART * (number - (len(roles) - 1) / 2)
         _draw_path(path, found[model], role, place)
-        depths = found[model].depths
+        depths: Any = found[model].depths
         at = depths["stride"].map(place) + shift
         sound = depths["interaction"] <= 1
         _whiskers(carried, at, depths, "alias_carried", role, sound)
@@ -96,7 +96,7 @@ def _draw_path(ax: Any, found: Any, role: str, place: Mapping[str, int]) -> None
 
 
 def _whiskers(
-    ax: Any, at: pd.Series, table: pd.DataFrame, name: str, role: str, filled: Any = None
+    ax: Any, at: Any, table: pd.DataFrame, name: str, role: str, filled: Any = None
 ) -> None:
     """Means with their intervals, open where they are not to be believed."""
     ax.vlines(at, table[f"{name}_low"], table[f"{name}_high"], color=COLOUR[role], linewidth=1)

@@ -507,7 +507,11 @@ def _forward(instrument: Instrument, views: Tensor, unshifted: int) -> tuple[Any
 
 
 def layer_columns(
-    instrument: Instrument, layer: StridedLayer, map_: Float[Tensor, "maps *chan h w"], images: int
+    instrument: Instrument,
+    layer: StridedLayer,
+    map_: Float[Tensor, "maps *chan h w"],
+    images: int,
+    dense: Tensor | None = None,
 ) -> Columns:
     """`LAYER_COLUMNS` → (B,) of what a layer reads; those of what it decimates where that is known.
 
@@ -516,16 +520,18 @@ def layer_columns(
         layer: one of its layers.
         map_: what the layer reads of the images, one map or several of each.
         images: B.
+        dense: what it decimates, where that is known.
     """
     stride = max(layer.stride[0], 1), max(layer.stride[1], 1)
     figures = alias_violation_ratios(_together(map_, images), stride)
     decimation = instrument.decimations.get(layer.name)
-    return figures | (_sampled(decimation, map_, images) if decimation else {})
+    if decimation is None:
+        return figures
+    return figures | _sampled(decimation, decimation(map_) if dense is None else dense, images)
 
 
-def _sampled(decimation: Decimation, read: Tensor, images: int) -> Columns:
+def _sampled(decimation: Decimation, dense: Tensor, images: int) -> Columns:
     """The figures of what a layer decimates."""
-    dense = decimation(read)
     rows, columns = decimation.layer.output_shape[1:]
     figures = sampled_ratios(
         _together(dense, images), decimation.stride, phase=decimation.phase, size=(rows, columns)

@@ -115,8 +115,8 @@ def _doses(found: Attribution) -> Section:
         [
             cell(place),
             *(
-                limits(*table.loc[(place, x), ["change", "change_low", "change_high"]], "+z.1%")
-                for x in kinds
+                limits(row["change"], row["change_low"], row["change_high"], "+z.1%")
+                for row in (table.loc[(place, x)] for x in kinds)
             ),
         ]
         for place in places

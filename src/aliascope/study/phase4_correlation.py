@@ -1,6 +1,7 @@
 """Phase 4: does the AVR of a layer say how unstable the prediction is?"""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,8 +26,8 @@ def compute(study: Study) -> None:
     """phase4_correlation, phase4_dependence."""
     study.require_classifiers()
     variants = SAMPLED_VARIANTS if study.settings.reading == "sampled" else tuple(AVR_VARIANTS)
-    values = study.values(variants)
-    wide = {role: _wide(study, values[values["role"] == role], variants) for role in ROLES}
+    values: Any = study.values(variants)
+    wide: Any = {role: _wide(study, values[values["role"] == role], variants) for role in ROLES}
     _layers(study, {role: own[study.leading] for role, own in wide.items()})
     _together(study, wide)
 
@@ -93,7 +94,7 @@ def _together(study: Study, wide: dict[str, pd.DataFrame]) -> None:
             found = explains(own, y, groups, given=given).rename_axis("model").reset_index()
             rows.append(found.assign(role=role, target=f"log {target}"))
     names = {"groups": "photographs", "r2_given": "r2_confidence"}
-    table = pd.concat(rows, ignore_index=True).rename(columns=names)
+    table: Any = pd.concat(rows, ignore_index=True).rename(columns=names)
     table = table[["role", "target", *table.columns.drop(["role", "target"])]]
     caption = (
         f"{study.sample(table)}, {study.shifts[0]} shifts: what all layers together explain of the "

@@ -146,6 +146,11 @@ class Decimation:
         """Whether which samples are kept depends on the map, so that there is no one phase."""
         return self._pool is not None
 
+    @property
+    def hands_on_samples(self) -> bool:
+        """Whether what is handed on are the samples of one phase, and nothing else."""
+        return self._pool is None and self._hands_on is None
+
     def kept(
         self,
         dense: Float[Tensor, "batch chan h w"],
