@@ -5,7 +5,7 @@ own. L and H: below, and on or above, the new Nyquist limit. The network goes on
 L D0 + H D1 and once from L D1 + H D0: what the band that aliases carries, and what the rest does.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -29,9 +29,8 @@ from aliascope.taps.replay import Undefined
 
 PLAN = tuple(shift for shift in ONE_PIXEL if shift.rows + shift.columns > 0)
 """Down and right: seen from the moved picture, the same two moves are up and left."""
-TAPS = (3, 5, 7)
-"""Of the binomial filters that a place is given; `ideal` is L itself."""
-DOSES = (*(f"taps_{taps}" for taps in TAPS), "ideal")
+DOSES = {"taps_3": 3, "taps_5": 5, "taps_7": 7, "ideal": 0}
+"""The filters that a place is given: binomial ones by their taps; `ideal` is L itself."""
 SWAPPED = ("alias_carried", "low_carried", "interaction", "alias_effect", "low_effect")
 EQUIVARIANCE = tuple(
     f"{what}_{where}" for what in ("equivariance", "floor") for where in ("before", "behind")
@@ -200,15 +199,20 @@ class Attributor:
         swapped = [_swapped(*pair, x) for pair, x in zip(pairs, kept, strict=True)]
         unmoved = [x[:1].expand_as(y) for x, y in zip(kept, swapped, strict=True)]
         joint = _carried(go_on(swapped), logits)
-        filtered = [_filtered(place, x[:, :dosed]) for place, x in pairs] if dosed else []
-        resting = [x[:, :dosed].repeat(len(DOSES), *[1] * (x.ndim - 1)) for x in kept]
-        doses = _left(go_on(filtered) if dosed else None, logits)
+        # A filter at a time: all of them at once would take a multiple of the memory.
+        filtered = {
+            dose: [_filtered(place, x[:, :dosed], dose) for place, x in pairs]
+            for dose in (DOSES if dosed else ())
+        }
+        resting = [x[:, :dosed] for x in kept]
+        doses = _left({dose: go_on(maps) for dose, maps in filtered.items()}, logits)
         found = {}
         for index, (place, x) in enumerate(pairs):
             own, own_doses = joint, doses
             if len(pairs) > 1:
                 own = _carried(go_on(_only(index, swapped, unmoved)), logits)
-                own_doses = _left(go_on(_only(index, filtered, resting)) if dosed else None, logits)
+                alone = {dose: go_on(_only(index, x, resting)) for dose, x in filtered.items()}
+                own_doses = _left(alone, logits)
             columns = joint | doses | {f"{_OWN}{name}": y for name, y in (own | own_doses).items()}
             plain = kept[index] if place.hands_on_samples or place.chooses else None
             samples = _over(place.kept, x) if plain is None else plain
@@ -256,19 +260,20 @@ def _low(place: Decimation, maps: Tensor) -> Tensor:
 
 
 def _filtered(
-    place: Decimation, maps: Float[Tensor, "views batch chan h w"]
-) -> Float[Tensor, "doses_views batch *samples"]:
-    """What is handed on of the maps behind each of `DOSES`, one after the other."""
-    channels = maps.shape[2]
-    if place.hands_on_samples:
-        _, rows, columns = place.layer.output_shape
-        pools = [BlurPool(channels, place.stride, size=n, phase=place.phase) for n in TAPS]
-        found = [_over(pool.to(maps.device), maps)[..., :rows, :columns] for pool in pools]
-        return torch.cat([*found, _over(partial(_low, place), maps)])
-    filters = [BlurPool(channels, 1, size=n).to(maps.device) for n in TAPS]
-    found = [_over(each, maps) for each in filters]
-    found.append(_over(lambda x: band_limited(x, place.stride), maps))
-    return _over(place.handed_on, torch.cat(found))
+    place: Decimation, maps: Float[Tensor, "views batch chan h w"], dose: str
+) -> Float[Tensor, "views batch *samples"]:
+    """What is handed on of the maps behind one of `DOSES`."""
+    channels, taps = maps.shape[2], DOSES[dose]
+    if not place.hands_on_samples:
+        dense: Callable[[Tensor], Tensor] = partial(band_limited, stride=place.stride)
+        if taps:
+            dense = BlurPool(channels, 1, size=taps).to(maps.device)
+        return _over(place.handed_on, _over(dense, maps))
+    if not taps:
+        return _over(partial(_low, place), maps)
+    _, rows, columns = place.layer.output_shape
+    pool = BlurPool(channels, place.stride, size=taps, phase=place.phase).to(maps.device)
+    return _over(pool, maps)[..., :rows, :columns]
 
 
 def _carried(
@@ -290,16 +295,13 @@ def _carried(
 
 
 def _left(
-    dosed: Float[Tensor, "doses_views some classes"] | None,
+    dosed: Mapping[str, Float[Tensor, "views some classes"]],
     logits: Float[Tensor, "views batch classes"],
 ) -> Columns:
     """Logit instability with a place filtered, a column a dose; NaN for images without."""
-    views, images = logits.shape[:2]
-    unknown = logits.new_full((images,), torch.nan)
-    if dosed is None:
-        return dict.fromkeys(DOSES, unknown)
-    found = {}
-    for name, z in zip(DOSES, dosed.split(views), strict=True):
+    unknown = logits.new_full((logits.shape[1],), torch.nan)
+    found = dict.fromkeys(DOSES, unknown)
+    for name, z in dosed.items():
         known = ((z[1:] - z[:1]).norm(dim=-1) / z[:1].norm(dim=-1)).mean(0)
         found[name] = torch.cat([known, unknown[len(known) :]])
     return found
