@@ -191,7 +191,8 @@ def report(table):
     for name, score in scores.items():
         difference, low, high = ahead(score, margin, flips)
         print(
-            f"{name:<36} {roc_auc_score(flips, score):.4f}  {difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+            f"{name:<36} {roc_auc_score(flips, score):.4f}  {difference:+.4f} "
+            f"[{low:+.4f}, {high:+.4f}]"
         )
 
 
