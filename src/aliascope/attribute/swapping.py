@@ -54,7 +54,7 @@ class Attributor:
         ModelError: the network is no classifier, must see each picture alone, or cannot be cut.
     """
 
-    def __init__(self, instrument: Instrument, doses: int) -> None:
+    def __init__(self, instrument: Instrument, doses: int = 0) -> None:
         if instrument.classes is None:
             raise ModelError(instrument.no_classifier)
         if instrument.singly:
@@ -107,7 +107,6 @@ class Attributor:
             else:
                 yield cut
 
-    @torch.inference_mode()
     def rows(self, batch: Sequence[Loaded], labels_fit: bool, before: int) -> Rows:
         """All figures of a batch of pictures.
 
@@ -116,28 +115,38 @@ class Attributor:
             labels_fit: whether labels number the model's own classes.
             before: how many pictures came before these.
         """
-        instrument = self._instrument
         pixels = torch.stack([item.pixels for item in batch if item.pixels is not None])
-        views = views_of(instrument, pixels).unflatten(0, (-1, len(batch)))
+        columns = self.columns(pixels, min(max(self._doses - before, 0), len(batch)))
+        return told(self._instrument, batch, *columns, labels_fit=labels_fit)
+
+    @torch.inference_mode()
+    def columns(self, images: Tensor, dosed: int = 0) -> tuple[Columns, Columns]:
+        """Columns of the images (B,) and of the layers (B, L).
+
+        Args:
+            images: as `measure_batch` takes them.
+            dosed: on how many, the first ones, filters are tried.
+        """
+        instrument, count = self._instrument, len(images)
+        views = views_of(instrument, images).unflatten(0, (-1, count))
         chosen = [0, *(1 + ONE_PIXEL.index(shift) for shift in PLAN)]
         views = views[chosen].flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
         figures: dict[str, Columns] = {}
 
         def read(layer: StridedLayer, map_: Tensor, dense: Tensor) -> None:
-            own = map_[: len(batch)], len(batch), dense[: len(batch)]
+            own = map_[:count], count, dense[:count]
             figures[layer.name] = layer_columns(instrument, layer, *own)
 
         dense, logits = self._seen(views, self.cuts, read)
-        logits = logits.unflatten(0, (-1, len(batch)))
-        dosed = min(max(self._doses - before, 0), len(batch))
+        logits = logits.unflatten(0, (-1, count))
         for cut in self.cuts:
-            maps = [dense[name].unflatten(0, (-1, len(batch))) for name in cut.names]
+            maps = [dense[name].unflatten(0, (-1, count)) for name in cut.names]
             for name, columns in self._of_cut(cut, maps, logits, views, dosed).items():
                 figures[name] = figures[name] | columns
         named = [figures[layer.name] for layer in self.layers]
         together = {name: torch.stack([each[name] for each in named], 1) for name in named[0]}
-        return told(instrument, batch, stability(logits, PLAN), together, labels_fit=labels_fit)
+        return stability(logits, PLAN), together
 
     def _seen(
         self,
