@@ -270,11 +270,9 @@ class Explorer:
             dense = decimation(map_)
             return figures, _drawn(dense), _drawn(decimation.kept(dense))
 
-        with (
-            self._computing,
-            tap(instrument.module, instrument.layers, read=read) as tapped,
-        ):
-            view_logits(instrument, whole[None, None])
+        with self._computing:
+            with tap(instrument.module, instrument.layers, read=read) as tapped:
+                view_logits(instrument, whole[None, None])
             carried = self._carried(spec, photo)
         return [
             Sampling(
