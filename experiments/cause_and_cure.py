@@ -12,6 +12,7 @@ permutations, else as many drawn).
 import argparse
 from itertools import islice, permutations, product
 from math import factorial, prod
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -70,20 +71,26 @@ def agreement(tables, cause, cure, believed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("attributions", nargs="+")
-    tables = [places_of(path) for path in parser.parse_args().attributions]
+    parser.add_argument("--out", type=Path, help="write places.csv and cures.csv there")
+    given = parser.parse_args()
+    tables = [places_of(path) for path in given.attributions]
     shown = pd.concat(tables)
     print(shown.drop(columns=["alias_effect"]).to_string(index=False, float_format="{:.3f}".format))
     doses = [name for name in shown if name == "ideal" or str(name).startswith("taps_")]
-    for believed in (False, True):
-        print(
-            "\nmean Spearman's ρ over networks (p)", "where the interaction is at most 1" * believed
-        )
-        for cause in CAUSES:
-            cells = []
-            for cure in doses:
-                rho, p, networks = agreement(tables, cause, cure, believed)
-                cells.append(f"{cure} {rho:+.2f} ({p:.4f})")
-            print(f"{cause:<14}", "  ".join(cells), f" {networks} networks")
+    rows = [
+        {"believed": believed, "cause": cause, "cure": cure}
+        | dict(zip(("rho", "p", "networks"), agreement(tables, cause, cure, believed), strict=True))
+        for believed in (False, True)
+        for cause in CAUSES
+        for cure in doses
+    ]
+    found = pd.DataFrame(rows)
+    print("\nmean Spearman's ρ over networks; believed: where the interaction is at most 1")
+    print(found.to_string(index=False, float_format="{:.4f}".format))
+    if given.out:
+        given.out.mkdir(parents=True, exist_ok=True)
+        shown.to_csv(given.out / "places.csv", index=False)
+        found.to_csv(given.out / "cures.csv", index=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does one unshifted forward, and one backward, tell which photographs move and which flip?
 
-    python experiments/flip_risk.py PHOTOS [--model SPEC] [--limit N] [--out photographs.csv]
+    python experiments/flip_risk.py PHOTOS [--model SPEC] [--limit N] [--out FOLDER]
 
 Of each photograph, what can be had without a shifted forward: the margin between the first two
 logits, the length of the logits, ratios of aliasing by layer, the folded part of each layer's
@@ -24,52 +24,51 @@ from sklearn.preprocessing import StandardScaler
 
 from aliascope import load_model, open_images, tap
 from aliascope.images import loaded_ahead
-from aliascope.measure.batch import layer_columns, prepare, views_of
-from aliascope.spectra import band_limited
-from aliascope.stability import logits_of, stability
+from aliascope.measure.batch import measure_batch, prepare, views_of
+from aliascope.spectra import AVR_VARIANTS, band_limited
+from aliascope.stability import logits_of
 
 FOLDS = 10
 
 
-def features(instrument, item):
-    """One photograph: what is cheap, and what is dear."""
-    views = views_of(instrument, item.pixels[None]).contiguous(memory_format=torch.channels_last)
-    picture = views[:1].clone().requires_grad_()
-    samples, figures, kept = {}, {}, {}
+def features(original, twin, item):
+    """One photograph: what is cheap, and what is dear.
+
+    Args:
+        original: an instrument on the network; what `measure` says of it.
+        twin: on its dense twin, where a layer yields the very samples, behind norm and activation.
+        item: the photograph, loaded.
+    """
+    images, layers = measure_batch(original, item.pixels[None])
+    found = {name: float(images[name][0]) for name in ("logit_instability", "agreement", "sis")}
+    found["confidence"] = float(images["confidence"][0])
+    for index, layer in enumerate(original.layers):
+        found |= {f"{name}.{layer.name}": float(x[0, index]) for name, x in layers.items()}
+    views = views_of(twin, item.pixels[None]).contiguous(memory_format=torch.channels_last)
+    picture, maps = views[:1].clone().requires_grad_(), {}
 
     def both(layer, map_):  # called with what a layer reads, then with what it yields
-        if layer.name in samples:
-            kept[layer.name] = map_
-        else:
-            samples[layer.name] = map_
-            figures[layer.name] = layer_columns(instrument, layer, map_.detach(), 1)
+        maps.setdefault(layer.name, []).append(map_)
 
-    with torch.enable_grad(), tap(instrument.module, instrument.layers, read=both, of="both"):
-        logits = logits_of(instrument.module(picture))
+    with torch.enable_grad(), tap(twin.module, twin.layers, read=both, of="both"):
+        logits = logits_of(twin.module(picture))
         first, second = logits[0].topk(2).indices
         margin = logits[0, first] - logits[0, second]
-    wanted = [name for name in kept if kept[name].requires_grad]
-    gradients = torch.autograd.grad(margin, [picture, *(kept[name] for name in wanted)])
+    wanted = [picture, *(kept for _, kept in maps.values())]
+    gradient, *gradients = torch.autograd.grad(margin, wanted)
     with torch.no_grad():
-        known = stability(torch.stack([logits_of(instrument.module(v[None])) for v in views]))
         z = logits[0] - logits[0].mean()
-        found = {name: float(known[name][0]) for name in ("logit_instability", "agreement", "sis")}
         found |= {"margin": margin.item(), "length": z.norm().item()}
-        found |= {"confidence": float(known["confidence"][0])}
-        moved = (views[1:] - views[:1]).flatten(1) @ gradients[0].flatten()
+        moved = (views[1:] - views[:1]).flatten(1) @ gradient.flatten()
         found |= {"predicted_rms": moved.square().mean().sqrt().item()}
         found |= {"predicted_most": (-moved).max().item()}
-        for name, gradient in zip(wanted, gradients[1:], strict=True):
-            place = instrument.decimations[name]
-            dense = place(samples[name])
+        for (name, (read, kept)), gradient in zip(maps.items(), gradients, strict=True):
+            place = twin.decimations[name]
             _, rows, columns = place.layer.output_shape
             size = {"phase": place.phase, "size": (rows, columns)}
-            folded = place.kept(dense) - band_limited(dense, place.stride, **size)
-            weighted = (gradient * folded).flatten()
-            found[f"weighted.{name}"] = weighted.norm().item()
+            folded = kept - band_limited(place(read), place.stride, **size)
+            found[f"weighted.{name}"] = (gradient * folded).norm().item()
             found[f"sensitive.{name}"] = (gradient.norm() * folded.norm()).item()
-        for name, columns in figures.items():
-            found |= {f"{key}.{name}": float(value[0]) for key, value in columns.items()}
     return found
 
 
@@ -111,89 +110,86 @@ def main():
     parser.add_argument("photos")
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", type=Path, help="keep the photographs' figures in this file")
+    parser.add_argument("--out", type=Path, help="write explained.csv and flips.csv there")
     given = parser.parse_args()
-    if given.out and given.out.exists():
-        table = pd.read_csv(given.out)
+    if given.rows and given.rows.exists():
+        table = pd.read_csv(given.rows)
     else:
-        # The dense twin with its decimations written out: the same network, to 1e-5.
-        twin = load_model(f"{given.model}@blurpool:1:stem")
-        instrument = prepare(twin, border="crop")
+        # The dense twin with its decimations written out is the same network, to 1e-5.
+        specs = (given.model, f"{given.model}@blurpool:1:stem")
+        original, twin = (prepare(load_model(spec), border="crop") for spec in specs)
         source = open_images(given.photos, limit=given.limit)
-        loaded = loaded_ahead(source.entries(), instrument.seen)
-        table = pd.DataFrame(
-            [features(instrument, item) for item in loaded if item.pixels is not None]
-        )
-        if given.out:
-            table.to_csv(given.out, index=False)
-    report(table)
-
-
-def report(table):
+        loaded = loaded_ahead(source.entries(), original.seen)
+        table = pd.DataFrame([features(original, twin, x) for x in loaded if x.pixels is not None])
+        if given.rows:
+            table.to_csv(given.rows, index=False)
     flips = (table["agreement"] < 1).to_numpy()
     print(f"{len(table)} photographs, {flips.sum()} flip under one of four crop shifts")
+    for name, found in (("explained", what_explains(table)), ("flips", what_flips(table, flips))):
+        print(f"\n{found.to_string(index=False, float_format='{:.4f}'.format)}")
+        if given.out:
+            given.out.mkdir(parents=True, exist_ok=True)
+            found.to_csv(given.out / f"{name}.csv", index=False)
+
+
+def sets_of(table):
+    """Name → columns that one forward, or one forward and one backward, yields."""
     log = np.log(table.drop(columns=["agreement"]).clip(lower=1e-9))
-    of = {
-        kind: [x for x in table if x.startswith(f"{kind}.")]
-        for kind in (
-            "avr",
-            "avr_box",
-            "avr_ac",
-            "avr_box_ac",
-            "alias_share",
-            "weighted",
-            "sensitive",
-        )
-    }
-    sampled = [x for x in table if x.startswith("sampled_")]
-    read = [x for kind in ("avr", "avr_box", "avr_ac", "avr_box_ac") for x in of[kind]]
-    share = table["logit_instability"]
-    y = np.log(share)
-    relative = log["predicted_rms"] - log["length"]
+    length = log["length"]
+
+    def of(*kinds, frame=table):
+        return frame[[x for x in frame if x.partition(".")[0] in kinds and "." in x]]
+
+    sampled = [f"sampled_{name}" for name in AVR_VARIANTS]
     sets = {
-        "read AVRs": table[read],
-        "sampled AVRs, alias shares": table[[*sampled, *of["alias_share"]]],
+        "read AVRs": of(*AVR_VARIANTS),
+        "sampled AVRs, alias shares": of(*sampled, "alias_share"),
         "length of the logits": log[["length"]],
-        "gradient-weighted alias": log[of["weighted"]].sub(log["length"], axis=0),
-        "‖gradient‖ · ‖alias‖": log[of["sensitive"]].sub(log["length"], axis=0),
-        "predicted movement": relative.to_frame("relative"),
         "confidence, margin": log[["confidence", "margin"]],
+        "alias, weighted by the gradient": of("weighted", frame=log).sub(length, axis=0),
+        "norm of gradient · norm of alias": of("sensitive", frame=log).sub(length, axis=0),
+        "predicted movement": (log["predicted_rms"] - length).to_frame("relative"),
     }
-    sets["all of these"] = pd.concat([x.add_prefix(f"{name} ") for name, x in sets.items()], axis=1)
-    print("\nR² out of sample of log logit instability (ridge, trees)")
-    for name, columns in sets.items():
-        print(f"{name:<28} " + "  ".join(f"{r2:6.3f}" for r2 in explained(columns, y).values()))
-    print("\nof the log of its absolute size, ‖z − z_d‖ (ridge, trees)")
-    absolute = y + log["length"]
-    for name in ("length of the logits", "all of these"):
-        print(
-            f"{name:<28} "
-            + "  ".join(f"{r2:6.3f}" for r2 in explained(sets[name], absolute).values())
-        )
-    margin = -table["margin"].to_numpy()
+    sets["all"] = pd.concat([x.add_prefix(f"{name} ") for name, x in sets.items()], axis=1)
+    return sets
+
+
+def what_explains(table):
+    """R² out of sample of the log of logit instability, and of its absolute size ‖z − z_d‖."""
+    sets, y = sets_of(table), np.log(table["logit_instability"])
+    absolute = y + np.log(table["length"])
+    return pd.DataFrame(
+        {"columns": name, "of": said, **explained(columns, target)}
+        for said, target in (("logit instability", y), ("absolute movement", absolute))
+        for name, columns in sets.items()
+    )
+
+
+def what_flips(table, flips):
+    """AUC of flipping, and how far it is ahead of the margin's (95 %, paired bootstrap)."""
+    log = np.log(table.drop(columns=["agreement"]).clip(lower=1e-9))
+    margin, moved = -table["margin"].to_numpy(), log["predicted_rms"]
     scores = {
         "margin": margin,
         "1 − confidence": -table["confidence"].to_numpy(),
-        "margin / length": -(table["margin"] / table["length"]).to_numpy(),
-        "margin / predicted, rms": -(log["margin"] - log["predicted_rms"]).to_numpy(),
-        "margin / predicted, most": -(
-            table["margin"] / table["predicted_most"].clip(lower=1e-3)
-        ).to_numpy(),
-        "logistic: margin, predicted": told_apart(log[["margin", "predicted_rms"]], flips),
-        "logistic: margin, predicted, length": told_apart(
+        "margin / length of the logits": -(table["margin"] / table["length"]).to_numpy(),
+        "margin / predicted movement": -(log["margin"] - moved).to_numpy(),
+        "margin, predicted movement": told_apart(log[["margin", "predicted_rms"]], flips),
+        "margin, predicted movement, length": told_apart(
             log[["margin", "predicted_rms", "length"]], flips
         ),
-        "logistic: all": told_apart(
-            pd.concat([log[["margin"]], sets["all of these"]], axis=1), flips
-        ),
+        "margin, length": told_apart(log[["margin", "length"]], flips),
+        "all": told_apart(pd.concat([log[["margin"]], sets_of(table)["all"]], axis=1), flips),
     }
-    print("\nAUC of flipping, and how far that is ahead of the margin (95 %, paired bootstrap)")
+    rows = []
     for name, score in scores.items():
-        difference, low, high = ahead(score, margin, flips)
-        print(
-            f"{name:<36} {roc_auc_score(flips, score):.4f}  {difference:+.4f} "
-            f"[{low:+.4f}, {high:+.4f}]"
+        ahead_by, low, high = ahead(score, margin, flips)
+        rows.append(
+            {"score": name, "auc": roc_auc_score(flips, score), "ahead": ahead_by}
+            | {"ahead_low": low, "ahead_high": high}
         )
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
