@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a seco
         power_spectrum,
         radial_profile,
     )
-    from aliascope.stability import shift_instability
+    from aliascope.stability import flip_risk, shift_instability
     from aliascope.taps import strided_layers, tap
 
 __version__ = _version("aliascope")
@@ -84,6 +84,7 @@ __all__ = [
     "compare",
     "conversion_of",
     "finetune",
+    "flip_risk",
     "load_model",
     "log_power_spectrum",
     "measure",
