@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from aliascope import Attribution
 from aliascope.results.text import interval as limits
 from aliascope.results.text import number
 from aliascope.study.study import read_csv
@@ -205,50 +206,72 @@ def methods(study):
     return markdown({title: plain(rows[name]) for name, title in names.items()})
 
 
-def trained(study):
-    """Networks that were trained with each downsampler: a row a method, against the strided one."""
-    rows = pd.read_csv(study / "methods.csv")
-    shown = {"accuracy": "top-1", "logit_instability": "logit instability"}
-    shown |= {"agreement": "agreement", "sis_half": "SIS at confidence ½"}
-    shown |= {"processor_seconds": "processor seconds"}
-    cells = {"method": list(dict.fromkeys(rows["method"]))}
-    for name, title in shown.items():
-        own = rows[rows["figure"] == name].set_index("method").loc[cells["method"]]
-        digits = 0 if name == "processor_seconds" else 3 if name != "sis_half" else 4
-        cells[title] = [f"{mean:.{digits}f}" for mean in own["mean_b"]]
-        for i, row in enumerate(own.itertuples()):
-            if digits and row.Index != "strided":
-                form = f"+.{digits}f"
-                moved = f"{row.difference:{form}} {limits(row.low, row.high, form)}"
-                cells[title][i] += f", {moved}"
+def shares(study):
+    """Of two attributions, what each band carries at each depth."""
+    found = {file.stem: Attribution.open(file) for file in sorted(study.glob("eff*.json"))}
+    first = next(iter(found.values())).depths
+    cells = {"stride": list(first["stride"])}
+    for name, each in found.items():
+        rows = each.depths
+        for column, title in (("alias_carried", "aliasing band"), ("low_carried", "low band")):
+            cells[f"{title}, `{name}`"] = bounded(rows, column, ".2f")
+        cells[f"interaction, `{name}`"] = [f"{x:.2f}" for x in rows["interaction"]]
     return markdown(cells)
 
 
-def fed(study):
-    """What training with a low-pass changes in front of it, all places together."""
-    rows = pd.read_csv(study / "delegation.csv")
-    rows = rows[(rows["place"] == "all") & (rows["figure"] == "fed_avr")]
-    return _changes(rows, "comparison")
-
-
-def fed_places(study):
-    """The same of what was learned, place by place."""
-    rows = pd.read_csv(study / "delegation.csv")
-    rows = rows[(rows["comparison"] == "learned") & (rows["figure"] == "fed_avr")]
-    return _changes(rows[rows["place"] != "all"], "place")
-
-
-def _changes(rows, name):
-    """A row a method, a column each value of another column: the change and its interval."""
-    cells = {"method": list(dict.fromkeys(rows["method"]))}
-    for value in dict.fromkeys(rows[name]):
-        own = rows[rows[name] == value].set_index("method").loc[cells["method"]]
-        cells[value] = [
-            f"{row.mean_a:.3f} → {row.mean_b:.3f}, {row.difference:+.3f} "
-            f"{limits(row.low, row.high, '+.3f')}"
-            for row in own.itertuples()
-        ]
+def steps(study):
+    """Of the same, the equivariance error before and behind, and what an ideal filter does."""
+    cells = {}
+    for file in sorted(study.glob("eff*.json")):
+        each = Attribution.open(file)
+        layers = each.layers.groupby("stride", sort=False).max(numeric_only=True)
+        cells["stride"] = list(each.depths["stride"])
+        layers = layers.loc[cells["stride"]]
+        ends = zip(layers["equivariance_before"], layers["equivariance_behind"], strict=True)
+        cells[f"error, `{file.stem}`"] = [f"{before:.3f} → {behind:.3f}" for before, behind in ends]
+        ideal = each.doses[each.doses["dose"] == "ideal"].set_index("place")
+        ideal = ideal.loc[each.depths["layers"]]
+        cells[f"ideal filter, `{file.stem}`"] = bounded(ideal, "change", "+z.1%")
     return markdown(cells)
+
+
+def cures(study):
+    """How causes rank the places, against how much filters there take away."""
+    rows = pd.read_csv(study / "cures.csv")
+    titles = {"alias_carried": "share carried by aliasing", "alias_effect": "effect of aliasing"}
+    titles |= {"alias_share": "energy folded", "jump": "step of the equivariance error"}
+    cells = {"cause": [], "places": []}
+    for (believed, cause), own in rows.groupby(["believed", "cause"], sort=False):
+        cells["cause"].append(titles[cause])
+        cells["places"].append("interaction ≤ 1" if believed else "all")
+        for row in own.itertuples():
+            title = row.cure.replace("taps_", "") + " taps" * (row.cure != "ideal")
+            cells.setdefault(title, []).append(f"{row.rho:+.2f} (p {row.p:.2g})")
+    return markdown(cells)
+
+
+def explained(study):
+    """What is cheap of a photograph, and how much it explains."""
+    rows = pd.read_csv(study / "explained.csv")
+    cells = {"columns": list(dict.fromkeys(rows["columns"]))}
+    for said, own in rows.set_index("columns").groupby("of", sort=False):
+        for model in ("ridge", "trees"):
+            cells[f"{said}, {model}"] = [f"{x:.3f}" for x in own.loc[cells["columns"], model]]
+    return markdown(cells)
+
+
+def flips(study):
+    """How well scores tell which photographs flip."""
+    rows = pd.read_csv(study / "flips.csv")
+    ahead = bounded(rows, "ahead", "+.4f")
+    auc = [f"{x:.4f}" for x in rows["auc"]]
+    return markdown({"score": list(rows["score"]), "AUC": auc, "ahead of the margin": ahead})
+
+
+def bounded(rows, name, form):
+    """Numbers with their limits."""
+    limited = zip(rows[name], rows[f"{name}_low"], rows[f"{name}_high"], strict=True)
+    return [f"{number(x, form)} {limits(low, high, form)}" for x, low, high in limited]
 
 
 def plain(values):
@@ -260,7 +283,7 @@ def plain(values):
 
 
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
-_MAKERS += (penalty, methods, trained, fed, fed_places)
+_MAKERS += (penalty, methods, shares, steps, cures, explained, flips)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 

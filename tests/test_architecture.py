@@ -62,7 +62,16 @@ HEAVY = {
         "skimage",
         "pywt",
     ),
-    *("pywt", "pandas", "pyarrow", "scipy", "torch", "torchmetrics", "lightning", "transformers"),
+    *(
+        "sklearn",
+        "pandas",
+        "pyarrow",
+        "scipy",
+        "torch",
+        "torchmetrics",
+        "lightning",
+        "transformers",
+    ),
 }
 
 

@@ -28,6 +28,7 @@ def noise(side, count=2):
 def measured(model, side, count=2, **options):
     """Layer → column → values."""
     loaded = load_model(model)
+    options = {"border": "circular"} | options
     instrument = prepare(loaded, preprocess=squares(side), device="cpu", **options)
     images, layers = measure_batch(instrument, noise(side, count))
     names = [layer.name for layer in instrument.layers]
@@ -239,7 +240,7 @@ class TestCompany:
 
 
 def measured_alone(net, picture):
-    instrument = prepare(load_model(net), preprocess=squares(32), device="cpu")
+    instrument = prepare(load_model(net), preprocess=squares(32), device="cpu", border="circular")
     _, layers = measure_batch(instrument, picture[None])
     return {name: column[0, 0].item() for name, column in layers.items()}
 

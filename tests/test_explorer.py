@@ -116,6 +116,9 @@ def test_layers_are_what_measure_has(explorer, tmp_path, photo):
         assert [layer.figures[column] for layer in layers] == pytest.approx(
             run.layers[column].tolist(), abs=1e-6
         )
+    found = aliascope.attribute("toy:net", tmp_path / "mine.png", device="cpu", doses=0)
+    carried = [layer.figures["alias_carried"] for layer in layers]
+    assert carried == pytest.approx(found.depths["alias_carried"].tolist(), abs=1e-4)
 
 
 def test_spectra_are_of_what_is_sampled(explorer, photo):

@@ -312,7 +312,7 @@ def cutoffs(ax):
 
 def test_every_module_is_listed():
     folder = Path(figures.__file__).parent
-    names = {*FIGURES, "methods_front"}  # the one that no study draws
+    names = {*FIGURES, "methods_front", "attribution"}  # those that no study draws
     assert names == {path.stem for path in folder.glob("[!_]*.py")}
     assert set(FIGURES) == set(ARGUMENTS)
     assert {*names, "FIGURES", "save"} == set(figures.__all__)

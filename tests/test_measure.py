@@ -13,8 +13,9 @@ from torch import nn
 import aliascope
 from aliascope import ImageError, ModelError, RunError, alias_violation_ratio, measure
 from aliascope.images.preprocessing import Preprocessing
-from aliascope.measure import BatchSize, measure_together
+from aliascope.measure import measure_together, stepping
 from aliascope.measure.batch import measure_batch, prepare, rows_of
+from aliascope.measure.stepping import BatchSize
 from aliascope.spectra import AVR_VARIANTS
 
 SMALL = Preprocessing(resize=(32, 32), crop=(32, 32))
@@ -273,10 +274,11 @@ def test_nothing_readable_is_an_error(net, tmp_path):
 
 
 def test_what_is_no_classifier_still_has_its_aliasing_measured(folder):
-    run = measure(nn.Conv2d(3, 4, 3, stride=2), str(folder), preprocess=SMALL, device="cpu")
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Flatten(0))
+    run = measure(model, str(folder), preprocess=SMALL, device="cpu")
     assert len(run.layers) == 13
     assert "sis" not in run.images or run.images.sis.isna().all()
-    assert any("needs a classifier" in notice for notice in run.notices)
+    assert any("shift stability needs logits" in notice for notice in run.notices)
 
 
 def test_a_model_that_does_not_downsample_still_has_its_stability_measured(folder):
@@ -324,7 +326,7 @@ def test_a_device_that_is_not_there_is_named(net, folder):
     [(5, 1, "decoding"), (0.2, 1, "decoding"), (0.01, 1, "forward")],
 )
 def test_progress_says_what_is_waited_for(net, folder, monkeypatch, decoding, forward, word):
-    module, now, told = sys.modules["aliascope.measure"], [0.0], []
+    module, now, told = stepping, [0.0], []
     made, added = module.batches, module._add_batch
 
     def slow_batches(*arguments):

@@ -210,10 +210,11 @@ class TestAliasing:
         names = list(aliasing(net(), noise(2), shifts=None))
         assert names == ["alias_share/0", "alias_share/3", "avr/0", "avr/3"]
 
-    def test_what_is_no_classifier_has_layers(self):
-        assert list(aliasing(net()[:4], noise(2), figures=["avr"])) == ["avr/0", "avr/3"]
+    def test_what_is_no_classifier_has_layers_and_moves(self):
+        names = ["avr/0", "avr/3", "output_instability"]
+        assert list(aliasing(net()[:4], noise(2), figures=["avr"])) == names
         with pytest.raises(ModelError, match="nothing can be measured"):
-            aliasing(nn.Conv2d(3, 4, 3), noise(2))
+            aliasing(nn.Flatten(0), noise(2))
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
     def test_weights_of_another_precision(self, dtype):

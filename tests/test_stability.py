@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from torch import nn
 
-from aliascope import ModelError, shift_instability
+from aliascope import ModelError, flip_risk, shift_instability
 from aliascope.shifts import ONE_PIXEL, Shift, cropped_views, shifted_views
 from aliascope.stability import logits_of, stability
 
@@ -183,3 +183,22 @@ def test_sis_at_confidence_half_is_the_sis_of_logits_that_have_it():
 )
 def test_where_no_temperature_gives_confidence_half(logits):
     assert stability(logits)["sis_half"].isnan().all()
+
+
+def test_flip_risk_is_the_odds_of_the_runner_up():
+    logits = torch.randn(50, 10, generator=torch.Generator().manual_seed(0)) * 4
+    ordered = logits.softmax(1).sort(1, descending=True).values
+    assert torch.allclose(flip_risk(logits), ordered[:, 1] / ordered[:, 0], rtol=1e-4)
+    assert torch.allclose(flip_risk(logits.half()), flip_risk(logits), rtol=0.02)
+
+
+def test_flip_risk_tells_those_that_noise_flips():
+    """Planted: the same noise on all logits flips those whose margin is small."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 10, generator=generator) * 3
+    moved = logits + torch.randn(400, 10, generator=generator) * 0.5
+    flipped = moved.argmax(1) != logits.argmax(1)
+    assert flipped.sum() > 20
+    risk = flip_risk(logits)
+    area = (risk[flipped][:, None] > risk[~flipped]).float().mean()  # under the ROC curve
+    assert area > 0.85

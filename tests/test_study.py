@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from itertools import chain
 
@@ -14,6 +15,7 @@ from PIL import Image
 from scipy import stats
 
 from aliascope.cli import main
+from aliascope.dependence import STATISTICS, distance_correlation, explains
 from aliascope.errors import ImageError, ModelError, RunError
 from aliascope.figures import FIGURES, _style
 from aliascope.measure.batch import LAYER_COLUMNS
@@ -25,7 +27,7 @@ from aliascope.study import run_study
 from aliascope.study.published import CLASS_MAPS, PUBLISHED
 from aliascope.study.settings import PRESETS, ROLES, StudySettings, settings_of
 from aliascope.study.study import Study, accuracy, read_csv
-from aliascope.study.summary import published
+from aliascope.study.summary import explained, published
 
 pytestmark = pytest.mark.xdist_group("study")  # one worker makes what all share
 
@@ -35,7 +37,7 @@ TABLES = {
     1: ["phase1_layerwise_avr"],
     2: ["phase2a_frequency_sweep", "phase2b_architecture_comparison"],
     3: ["phase3_layerwise_avr_stats"],
-    4: ["phase4_correlation"],
+    4: ["phase4_correlation", "phase4_dependence"],
     5: ["phase5_tradeoff"],
 }
 NETWORKS = """
@@ -126,7 +128,7 @@ def avr_of(results, role, layer, variant="avr"):
     return rows[rows["layer"] == layer].set_index("image_id")[variant].astype(float)
 
 
-def test_six_tables_and_fifteen_figures(results):
+def test_seven_tables_and_fifteen_figures(results):
     assert {file.stem for file in (results / "tables").iterdir()} == {*chain(*TABLES.values())}
     for suffix in ("png", "svg"):
         assert {file.stem for file in (results / "figures").glob(f"*.{suffix}")} == set(FIGURES)
@@ -331,9 +333,59 @@ def test_correlations_are_scipys(results):
                 assert low < r.statistic < high
                 rho = stats.spearmanr(avr, images[metric]).statistic
                 assert getattr(row, f"{role}_rho{end}") == pytest.approx(rho)
+                # A photograph is one image here.
+                assert getattr(row, f"{role}_pearson{end}") == pytest.approx(r.statistic)
+                assert getattr(row, f"{role}_spearman{end}") == pytest.approx(rho)
+                distance = distance_correlation(avr, images[metric])
+                assert getattr(row, f"{role}_dcor{end}") == pytest.approx(distance)
+                for name in STATISTICS:
+                    p, *corrected = (
+                        getattr(row, f"{role}_{name}{end}_p{of}") for of in ("", "_bh", "_holm")
+                    )
+                    assert 1 / 500 <= p <= corrected[0] <= corrected[1] <= 1
             r = stats.pearsonr(avr, images["sis"])
             assert getattr(row, f"{role}_p") == pytest.approx(r.pvalue)
             assert getattr(row, f"{role}_p_holm") >= r.pvalue
+
+
+def test_twelve_photographs_say_nothing_of_all_layers_together(results):
+    rows = table(results, "phase4_dependence")
+    assert rows[["role", "target", "model"]].drop_duplicates().shape == (8, 3)
+    assert rows["columns"].tolist() == [15] * 8
+    assert rows["photographs"].tolist() == [12] * 8
+    assert rows.filter(like="r2").isna().all(axis=None)
+    assert explained(rows.to_dict("records")) == ""
+
+
+def test_all_layers_together_are_those_of_the_runs(
+    results, material, tmp_path, undrawn, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr("aliascope.dependence.FEWEST_TOGETHER", 12)
+    monkeypatch.setattr("aliascope.dependence.REFITS", 1)
+    shutil.copytree(results, tmp_path / "out")
+    summary = run_study(out=tmp_path / "out", phases=[4], **options(material))
+    rows = table(tmp_path / "out", "phase4_dependence")
+    layers = table(results, "phase4_correlation")
+    for role, column in zip(ROLES, ("layer_name", "antialiased_layer"), strict=True):
+        images = images_of(results, role)
+        values = pd.DataFrame(
+            {
+                (name, layer): avr_of(results, role, layer, name)
+                for name in SAMPLED_VARIANTS
+                for layer in layers[column]
+            }
+        ).loc[images.index]
+        target = np.log(images["logit_instability"])
+        expected = explains(values, target, images["group"], given=images["confidence"])
+        found = rows[(rows["role"] == role) & (rows["target"] == "log logit_instability")]
+        assert found["r2"].tolist() == pytest.approx(expected["r2"].tolist())
+        assert found["r2_beyond"].tolist() == pytest.approx(expected["r2_beyond"].tolist())
+        assert found["r2_confidence"].tolist() == pytest.approx(expected["r2_given"].tolist())
+        said = f"{role} R² {expected.loc['ridge', 'r2']:.3f} (permutation p "
+        assert said in str(summary)
+        page = report(tmp_path / "out", out=tmp_path / "report.html").read_text()
+        assert said in page
 
 
 def test_the_tradeoff_is_that_of_the_runs(results):
@@ -499,7 +551,7 @@ def test_a_network_without_classes_still_shows_its_aliasing(material, tmp_path, 
     pair["control"] = f"{spec}@blurpool:1"
     summary = run_study(out=tmp_path / "out", **options(material, **pair))
     assert set(summary.failed) == {"4", "5"}
-    assert "needs a classifier" in summary.failed["4"]
+    assert "is no classifier" in summary.failed["4"]
     assert "fig8_avr_distributions" in undrawn
 
 
@@ -645,9 +697,8 @@ def test_the_command_line(material, tmp_path, monkeypatch, capsys, undrawn):
     printed = capsys.readouterr()
     record = json.loads(printed.out)
     assert record["phases"]["2"] == "complete"
-    assert "phase 4: studied_networks:features: shift stability needs a classifier" in " ".join(
-        printed.err.split()
-    )
+    told = "phase 4: studied_networks:features is no classifier: shift stability needs"
+    assert told in " ".join(printed.err.split())
     assert run_cli(monkeypatch, *arguments, "--phases", "1,three") == 2
     assert run_cli(monkeypatch, *arguments, "--phases", "9") == 1
     assert "unknown phase 9" in capsys.readouterr().err

@@ -2,11 +2,12 @@
 
 errors records results runtime layers   what travels and is written; downsamplers from papers
 → spectra shifts statistics svg         pure functions
+→ dependence                            what goes with what, beyond a straight line
 → images taps                           pictures in; where a network samples, and what
-→ stability antialias                   from logits to figures; from a network to a repaired one
+→ stability dense antialias             from answers to figures; from a network to a repaired one
 → models                                a spec → a network ready to run
 → measure                               a batch → figures → rows of a run
-→ latency compare finetune              the other arms
+→ latency compare attribute finetune    the other arms
 → metrics callbacks                     in a training loop
 → figures study                         published protocol; all methods on one table
 → report                                a page that people send to each other
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a second
     from aliascope.antialias import Conversion, Recipe, antialias, available_methods, conversion_of
+    from aliascope.attribute import Attribution, attribute, attribution_of
     from aliascope.compare import Comparison, compare
     from aliascope.errors import AliascopeError, ImageError, ModelError, RunError
     from aliascope.finetune import FineTuned, FinetuneSettings, finetune, recalibrate
@@ -47,13 +49,14 @@ if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a seco
         power_spectrum,
         radial_profile,
     )
-    from aliascope.stability import shift_instability
+    from aliascope.stability import flip_risk, shift_instability
     from aliascope.taps import strided_layers, tap
 
 __version__ = _version("aliascope")
 
 __all__ = [
     "AliascopeError",
+    "Attribution",
     "Comparison",
     "Conversion",
     "FineTuned",
@@ -73,12 +76,15 @@ __all__ = [
     "__version__",
     "alias_violation_ratio",
     "antialias",
+    "attribute",
+    "attribution_of",
     "available_methods",
     "available_models",
     "bench",
     "compare",
     "conversion_of",
     "finetune",
+    "flip_risk",
     "load_model",
     "log_power_spectrum",
     "measure",

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from aliascope.dense import COLUMNS
 from aliascope.errors import ModelError, extra_missing
 from aliascope.measure.batch import LAYER_COLUMNS, Instrument, living, measure_live
 from aliascope.runtime import is_compiled
@@ -251,11 +252,12 @@ def aliasing(
         images: as the network takes them, normalised; one pixel wider on each side under crop
             shifts.
         figures: of each layer, names of `measure.batch.LAYER_COLUMNS`.
-        shifts: how images move; None leaves the answers out. What is no classifier has none.
+        shifts: how images move; None leaves the answers out.
         batch_size: images per forward; with shifts five times as many are run.
 
     Returns:
-        `FIGURE/LAYER` → (B,), then `sis`, `logit_instability`, `agreement` and `confidence`.
+        `FIGURE/LAYER` → (B,), then `sis`, `logit_instability`, `agreement` and `confidence`; of a
+        network that answers with maps or detections, those of `dense.COLUMNS`.
         NaN where a figure is undefined.
 
     Raises:
@@ -263,7 +265,7 @@ def aliasing(
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2))
     >>> list(aliasing(net, torch.rand(2, 3, 32, 32)))
-    ['alias_share/0', 'alias_share/2', 'avr/0', 'avr/2']
+    ['alias_share/0', 'alias_share/2', 'avr/0', 'avr/2', 'output_instability']
     """
     batches = images.split(_at_least_one("batch_size", batch_size))
     with as_written(model) as network:
@@ -287,7 +289,7 @@ class Aliasing(_MeanOfImages):
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2))
     >>> images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    >>> metric = Aliasing(net, images, figures=["avr"])
+    >>> metric = Aliasing(net, images, figures=["avr"], shifts=None)
     >>> metric.update(net, images)
     >>> {name: 0 < value < 1 for name, value in metric.compute().items()}
     {'avr/0': tensor(True), 'avr/2': tensor(True)}
@@ -390,21 +392,30 @@ def _instrument(
     if shifts not in (*SHIFTS, None):
         raise ValueError(f"shifts are circular, crop or None, got {shifts!r}")
     instrument = living(network, images, border=shifts or "circular")
-    return instrument if shifts else replace(instrument, classes=None)
+    return instrument if shifts else replace(instrument, classes=None, dense=None)
 
 
 def _names(instrument: Instrument, figures: Sequence[str]) -> tuple[str, ...]:
     layers = [f"{figure}/{layer.name}" for figure in figures for layer in instrument.layers]
-    return (*layers, *(STABILITY if instrument.classes else ()))
+    return (*layers, *_answers(instrument))
+
+
+def _answers(instrument: Instrument) -> tuple[str, ...]:
+    """The figures of what it answers."""
+    if instrument.classes:
+        return STABILITY
+    return COLUMNS[instrument.dense] if instrument.dense else ()
 
 
 def _values(instrument: Instrument, images: Tensor, figures: Sequence[str]) -> Tensor:
     """(B, F) in the order of the names."""
     answers, layers = measure_live(instrument, images)
     columns = [layers[name] for name in figures] if layers else []
-    columns += [answers[name][:, None] for name in STABILITY] if answers else []
+    columns += [answers[name][:, None] for name in _answers(instrument)]
     if not columns:
-        raise ModelError("nothing can be measured: no layer downsamples, and there are no logits")
+        raise ModelError(
+            "nothing can be measured: no layer downsamples, and no answer can be compared"
+        )
     return torch.cat([column.float() for column in columns], dim=1)
 
 

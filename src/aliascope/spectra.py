@@ -34,6 +34,9 @@ SAMPLED_VARIANTS = (*(f"sampled_{name}" for name in AVR_VARIANTS), "alias_share"
 _SUMMED = 112
 """At most so many terms are added up at a time in float32."""
 
+_SEEN = 112
+"""Samples a side whose amplitudes are compared: larger maps show as much in their middle."""
+
 _ON_THE_LIMIT = 1e-9
 """Frequencies this close are equal: 0.6² + 0.8² must lie on the unit circle."""
 
@@ -209,18 +212,60 @@ def lost_share(
 
 
 def band_limited(
-    x: Float[Tensor, "batch chan h w"], stride: Stride
-) -> Float[Tensor, "batch chan h w"]:
+    x: Float[Tensor, "batch chan h w"],
+    stride: Stride,
+    *,
+    phase: tuple[int, int] | None = None,
+    size: tuple[int, int] | None = None,
+) -> Float[Tensor, "batch chan h2 w2"]:
     """The map without what aliases at a stride: |f_u| < 1/s_h and |f_v| < 1/s_w alone.
+
+    Args:
+        x: maps (B, C, H, W).
+        stride: samples read per sample kept.
+        phase: row and column of the first sample, to get the samples that a stride of whole numbers
+            keeps in place of all.
+        size: at most so many rows and columns of these.
 
     >>> board = 1 - 2.0 * ((torch.arange(8)[:, None] + torch.arange(8)) % 2)
     >>> (band_limited(board[None, None] + 3, 2) - 3).abs().max().item() < 1e-6
     True
     """
     strides, (height, width) = _per_axis(stride), x.shape[2:]
-    bands = _bands(_full_precision(x), strides)
-    y = _at(bands, strides, (1, 1), (0, 0), (height, width)) + bands.mean[:, None]
+    steps = (1, 1) if phase is None else (int(strides[0]), int(strides[1]))
+    start = phase or (0, 0)
+    rows, columns = (
+        len(range(first, side, step))
+        for first, side, step in zip(start, (height, width), steps, strict=True)
+    )
+    counts = (min(rows, size[0]), min(columns, size[1])) if size else (rows, columns)
+    with torch.autocast(x.device.type, enabled=False):
+        maps = _full_precision(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, H·W, C)
+        low = _low_band(maps, (height, width), strides)
+        y = _at(low, (height, width), strides, steps, start, counts)
     return y.permute(0, 3, 1, 2).to(x.dtype)
+
+
+def amplitude_spectrum(x: Float[Tensor, "*lead h w"]) -> Float[Tensor, "*lead h2 k"]:
+    """What a shift of the map leaves as it is: |FFT2(w x)|, non-negative column frequencies alone.
+
+    w is Hann's window, so that what enters at the border hardly counts, over the middle of the map:
+    at most 112 samples a side.
+
+    >>> tone = torch.sin(torch.arange(65) * 0.7).expand(64, 65)
+    >>> still, moved = amplitude_spectrum(tone[:, 1:]), amplitude_spectrum(tone[:, :-1])
+    >>> ((moved - still).norm() / still.norm()).item() < 0.02
+    True
+    """
+    x = _full_precision(x)
+    for axis in (-2, -1):
+        side = x.shape[axis]
+        x = x.narrow(axis, max(side - _SEEN, 0) // 2, min(side, _SEEN))
+    rows, columns = (
+        torch.hann_window(side + 2, periodic=False, dtype=x.dtype, device=x.device)[1:-1]
+        for side in x.shape[-2:]
+    )
+    return torch.fft.rfft2(x * (rows[:, None] * columns)).abs()
 
 
 class _Bands(NamedTuple):
@@ -286,21 +331,22 @@ def _alias_share(
     kept = bands.maps[:, phase[0] :: steps[0], phase[1] :: steps[1]]
     rows, columns = size or kept.shape[1:3]
     kept = kept[:, :rows, :columns]
-    clean = _at(bands, strides, steps, phase, (kept.shape[1], kept.shape[2]))
+    sides = bands.maps.shape[1], bands.maps.shape[2]
+    clean = _at(bands.low, sides, strides, steps, phase, (kept.shape[1], kept.shape[2]))
     folded, whole = _energy(kept - clean), _energy(kept + bands.mean[:, None])
     return folded.masked_fill(bands.ac_energy == 0, 0) / whole
 
 
 def _at(
-    bands: _Bands,
+    low: Tensor,
+    sides: tuple[int, int],
     strides: tuple[float, float],
     steps: tuple[int, int],
     phase: tuple[int, int],
     size: tuple[int, int],
 ) -> Tensor:
-    """The alias-free band of the maps at every s-th place from a phase on, (B, h, w, C)."""
-    low = bands.low
-    axes = zip(bands.maps.shape[1:3], strides, steps, phase, size, strict=True)
+    """The alias-free band of maps at every s-th place from a phase on, (B, h, w, C)."""
+    axes = zip(sides, strides, steps, phase, size, strict=True)
     rows, columns = (_synthesis(*axis, low.dtype, low.device) for axis in axes)
     y = columns @ low  # (B, K_h, w, C)
     return (rows @ y.flatten(2)).unflatten(2, y.shape[2:])

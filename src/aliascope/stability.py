@@ -57,6 +57,26 @@ def circular_logits(
     return logits.unflatten(0, (-1, len(images)))
 
 
+def flip_risk(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
+    """Which pictures are likely to flip when they move by a pixel, told from the still ones alone.
+
+    exp(z₂ − z₁) of the two largest logits: how probable the runner-up is beside the prediction, in
+    [0, 1], where 1 is a tie. It orders pictures as the margin z₁ − z₂ does. Of 1000 photographs
+    (EfficientNet-Lite0, crop shifts) it tells those that flip with an AUC of 0.96; ratios of
+    aliasing, a movement that is predicted by a backward pass, and all of them together were not
+    shown to tell more (docs/findings.md). What it means as a number differs between networks.
+
+    Args:
+        logits: of pictures without a shift.
+
+    >>> import torch
+    >>> flip_risk(torch.tensor([[3.0, 1.0, 0.0], [2.0, 2.0, 0.0]]))
+    tensor([0.1353, 1.0000])
+    """
+    first, second = logits.float().topk(2, dim=-1).values.unbind(-1)
+    return (second - first).exp()
+
+
 def stability(
     logits: Float[Tensor, "views batch classes"], plan: Sequence[Shift] = ONE_PIXEL
 ) -> dict[str, Shaped[Tensor, " batch"]]:

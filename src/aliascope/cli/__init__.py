@@ -15,6 +15,7 @@ from aliascope.errors import AliascopeError
 COMMANDS = {
     "layers": ("inspecting", "timm:resnet50"),
     "measure": ("measuring", "efficientnet_lite0 --images photos --limit 2"),
+    "attribute": ("attributing", "efficientnet_lite0 --images photos --limit 2"),
     "merge": ("keeping", "run"),
     "verify": ("keeping", "run"),
     "compare": (

@@ -96,8 +96,9 @@ def measure(
     """Measure aliasing and shift instability of one or more models.
 
     One pass yields the alias violation ratio of every layer and image, and the shift instability,
-    agreement, confidence and logit instability of every image. With --out a run that was killed
-    goes on when the same command is given again.
+    agreement, confidence and logit instability of every image; of segmentation, detection and other
+    maps what stays where it was when the picture moves. With --out a run that was killed goes on
+    when the same command is given again.
     """
     pixels = {"size": size, "resize": resize, "mean": mean, "std": std}
     pixels |= {"interpolation": interpolation}

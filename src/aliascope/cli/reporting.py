@@ -42,13 +42,18 @@ def report(
     typer.echo(write(*paths, out=out, thumbnails=thumbnails))
 
 
-def also_report(path: Path | None) -> None:
-    """Write the page beside what a command wrote; where that cannot be had, the results stand."""
+def also_report(path: Path | None, *parts: Path) -> None:
+    """Write the page beside what a command wrote; where that cannot be had, the results stand.
+
+    Args:
+        path: the directory that the page goes into.
+        parts: what it is of, where that is not the directory itself.
+    """
     if path is None:
         return
     from aliascope.report import report as write
 
     try:
-        notify(f"the report is in {write(path)}")
+        notify(f"the report is in {write(*(parts or [path]), out=path / 'report.html')}")
     except AliascopeError as error:
         notify(f"no report: {error}")

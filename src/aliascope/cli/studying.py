@@ -107,7 +107,7 @@ def study(
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Run the five-phase study on a pair of models: six tables, fifteen figures, one summary.
+    """Run the five-phase study on a pair of models: seven tables, fifteen figures, one summary.
 
     Phases: 1 what each layer reads, 2 synthetic pictures, 3 aliasing on natural images, 4 does it
     predict instability, 5 what the intervention buys and costs. What --out already holds of the

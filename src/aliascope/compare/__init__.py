@@ -32,12 +32,17 @@ from aliascope.statistics import Estimate, holm, mean_interval, paired
 CURVES = "curves.csv"
 _IMAGE_METRICS = {
     "agreement": "agreement",
+    "iou": "IoU",
     "logit_instability": "logit instability",
+    "output_instability": "output instability",
+    "score_movement": "score movement",
+    "detections": "detections",
     "accuracy": "accuracy",
     "confidence": "confidence",
     "sis_half": "SIS at confidence ½",
     "sis": "SIS",
 }
+_OF_CLASSIFIERS = ("agreement", "logit_instability", "accuracy", "confidence", "sis_half", "sis")
 _LAYER_METRICS = {"sampled_avr": "sampled AVR", "alias_share": "alias share", "avr": "read AVR"}
 """What is printed of each layer; `Comparison.layers` holds every column that both runs have."""
 _RESOLUTION = 1e-5
@@ -155,7 +160,8 @@ def compare(
         )
     images_a, images_b = images_a.loc[ids], images_b.loc[ids]
     groups = images_a["group"]
-    x, y = _metrics(images_a), _metrics(images_b)
+    measured = _image_metrics({*images_a, *images_b})
+    x, y = (_metrics(images, measured) for images in (images_a, images_b))
     near = _alike(_distances(x), _distances(y))
     table = paired(x, y.mask(near, x), groups, level=level).reset_index(names="metric")
     x, y = _maps(a, b, ids, pairs)
@@ -234,7 +240,7 @@ def _keep_curves(
     options: dict[str, Any],
 ) -> None:
     """The shift curves of the photographs that tell most; none of what is no classifier."""
-    if is_whole(folder, CURVES) or any("sis" not in run.images for run in runs):
+    if is_whole(folder, CURVES) or any("prediction" not in run.images for run in runs):
         return
     chosen = telling(*(run.images for run in runs))
     source = (
@@ -262,13 +268,21 @@ def _only(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _distances(metrics: pd.DataFrame) -> pd.DataFrame:
     """SIS is half a squared distance, and the distance is what rounding moves."""
-    return metrics.assign(**{name: (2 * metrics[name]) ** 0.5 for name in ("sis", "sis_half")})
+    names = [name for name in ("sis", "sis_half") if name in metrics]
+    return metrics.assign(**{name: (2 * metrics[name]) ** 0.5 for name in names})
 
 
-def _metrics(images: pd.DataFrame) -> pd.DataFrame:
+def _image_metrics(columns: set[str]) -> list[str]:
+    """Those to be compared: of classifiers all, also where none was measured."""
+    others = _IMAGE_METRICS.keys() - {*_OF_CLASSIFIERS}
+    known = columns if others & columns else {*_OF_CLASSIFIERS}
+    return [name for name in _IMAGE_METRICS if name in known]
+
+
+def _metrics(images: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """A row an image, a column a metric; what was not measured is NaN."""
     known = images.rename(columns={"correct": "accuracy"})
-    return known.reindex(columns=list(_IMAGE_METRICS)).astype("float64")
+    return known.reindex(columns=names).astype("float64")
 
 
 def _alike(x: pd.DataFrame, y: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from aliascope.results.verdicts import Change, listed, moves, sample, share
+from aliascope.results.verdicts import Change, listed, moves, sample, share, under
 from aliascope.spectra import SAMPLED_VARIANTS
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def verdict_of(found: "Comparison") -> str:
-    """Of a classifier stability, accuracy and predictions kept; of any network alias shares."""
+    """Of answers how far they move, accuracy and predictions kept; of any network alias shares."""
     a, b = found.model_a, found.model_b
     if a == b:
         a, b = "A", "B"
@@ -40,6 +40,12 @@ def _clauses(found: "Comparison", a: str) -> Iterator[str]:
     rows, level = found.images.set_index("metric").to_dict("index"), found.level
     if row := rows.get("logit_instability"):
         yield moves(a, found.shifts, _relative(row), level)
+    if row := rows.get("output_instability"):
+        yield moves(a, found.shifts, _relative(row), level, "output instability")
+    if "detections" in rows and (row := rows.get("agreement")):
+        change = Change(row["difference"], row["low"], row["high"], "points")
+        amount = change.amount("fewer", "more", "as many")
+        yield f"keeps {amount} of its detections {under(found.shifts)} ({change.certainty(level)})"
     if row := rows.get("accuracy"):
         change = Change(row["difference"], row["low"], row["high"], "points")
         amount = change.amount("fewer", "more", "as many")

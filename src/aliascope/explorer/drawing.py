@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -215,6 +216,12 @@ def confidence(shown: Shown, models: Sequence[Model], frames: Sequence[pd.DataFr
     )
 
 
+_CARRIED = (
+    "of the movement of the logits under a shift, what the aliasing band carries; left out where "
+    "the bands cannot be told apart"
+)
+
+
 def layers(shown: Shown, pairs: Sequence[tuple[Sampling, Sampling]]) -> str:
     """Of each layer that downsamples: its spectra, and the shares that alias, of both models."""
     if not pairs:
@@ -223,14 +230,18 @@ def layers(shown: Shown, pairs: Sequence[tuple[Sampling, Sampling]]) -> str:
     for column, title, what in (
         ("alias_share", "Alias share", "of the energy of the kept samples, what was folded"),
         ("sampled_avr", "Sampled AVR", "of the energy that is sampled, what lies above the cutoff"),
+        ("alias_carried", "Carried by aliasing", _CARRIED),
     ):
         rows = {
             a.name: [
                 Mark(role, layer.figures[column], text=f"{spec}: {layer.figures[column]:.2%}")
                 for role, spec, layer in zip(ROLES, shown.specs, (a, b), strict=True)
+                if _known(layer, column)
             ]
             for a, b in pairs
         }
+        if not any(rows.values()):
+            continue
         heard = "; ".join(f"{name}: {', '.join(m.text for m in row)}" for name, row in rows.items())
         chart = dots(rows, title=f"{title} by layer", description=heard, form=".0%", width=340)
         charts.append(f"<section><h3>{title}</h3><p>{escape(what)}</p>{chart}</section>")
@@ -238,6 +249,12 @@ def layers(shown: Shown, pairs: Sequence[tuple[Sampling, Sampling]]) -> str:
         f'<div class="row">{"".join(charts)}</div><div class="layers">'
         f"{''.join(_spectra(shown, *two) for two in pairs)}</div>"
     )
+
+
+def _known(layer: Sampling, column: str) -> bool:
+    """Whether a figure is known, and to be believed."""
+    believed = column != "alias_carried" or layer.figures.get("interaction", math.inf) <= 1
+    return believed and math.isfinite(layer.figures.get(column, math.nan))
 
 
 def _spectra(shown: Shown, a: Sampling, b: Sampling) -> str:

@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from aliascope.attribute.swapping import Attributor
 from aliascope.compare.pairing import pair_layers
 from aliascope.errors import ImageError, ModelError, RunError
 from aliascope.explorer.state import Offer, Shown
@@ -91,7 +92,7 @@ class Sampling:
     name: str
     stride: tuple[float, float]
     figures: dict[str, float]
-    """As `measure` has them."""
+    """As `measure` has them; where the network can be cut there, as `attribute` has them, too."""
     before: Float[ndarray, "rows columns"] | None
     """Decimal logarithm of the energy a frequency of what is decimated, mean over channels, divided
     by (H·W)² so that it can be compared with `after`; the zero frequency in the middle. None where
@@ -109,6 +110,7 @@ class Explorer:
         self._device = device
         self._models: OrderedDict[Any, Model] = OrderedDict()
         self._logits: OrderedDict[Any, dict[Shift, Tensor]] = OrderedDict()
+        self._attributors: OrderedDict[Any, Attributor | None] = OrderedDict()
         self._layers: OrderedDict[Any, list[Sampling]] = OrderedDict()
         self._loading = threading.Lock()
         # Hooks of one forward would read the maps of another; and cores are shared anyway.
@@ -268,16 +270,39 @@ class Explorer:
             dense = decimation(map_)
             return figures, _drawn(dense), _drawn(decimation.kept(dense))
 
-        with (
-            self._computing,
-            tap(instrument.module, instrument.layers, read=read) as tapped,
-        ):
-            view_logits(instrument, whole[None, None])
+        with self._computing:
+            with tap(instrument.module, instrument.layers, read=read) as tapped:
+                view_logits(instrument, whole[None, None])
+            carried = self._carried(spec, photo)
         return [
-            Sampling(layer.name, layer.stride, _plain(figures), before, after)
+            Sampling(
+                *(layer.name, layer.stride, _plain(figures) | carried.get(layer.name, {})),
+                *(before, after),
+            )
             for layer in instrument.layers
             for figures, before, after in [tapped.inputs[layer.name]]
         ]
+
+    def _carried(self, spec: str, photo: Photo) -> dict[str, dict[str, float]]:
+        """Layer → what each band carries there; of a network that can be cut nowhere, nothing."""
+        instrument = self.model(spec).instrument
+        attributor = _held(self._attributors, spec, partial(_attributor, instrument))
+        if attributor is None:
+            return {}
+        pixels, _ = instrument.seen(photo.pixels)
+        _, columns = attributor.columns(pixels[None])
+        names = ("alias_carried", "low_carried", "interaction")
+        return {
+            layer.name: {name: columns[name][0, index].item() for name in names}
+            for index, layer in enumerate(attributor.layers)
+        }
+
+
+def _attributor(instrument: Instrument) -> Attributor | None:
+    try:
+        return Attributor(instrument)
+    except ModelError:
+        return None
 
 
 def read_photo(path: Path) -> Photo:

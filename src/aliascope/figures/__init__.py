@@ -5,6 +5,7 @@ never pyplot: a figure is an object that nobody has to close.
 """
 
 from aliascope.figures import (
+    attribution,
     avr_comparison,
     fig1_layerwise_power_spectra,
     fig2_radial_profiles,
@@ -45,6 +46,7 @@ FIGURES = (
 
 __all__ = [
     "FIGURES",
+    "attribution",
     "avr_comparison",
     "fig1_layerwise_power_spectra",
     "fig2_radial_profiles",

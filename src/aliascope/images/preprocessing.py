@@ -149,6 +149,16 @@ class Preprocessing:
             )
         return replace(self, margin=margin)
 
+    def roomy(self, margin: int) -> "Preprocessing":
+        """The same crop, of a picture that is resized to have so many pixels more on each side.
+
+        >>> RESIZE_224.roomy(1).resize
+        (226, 226)
+        """
+        least = [side + 2 * margin for side in self.crop]
+        wanted = least if len(self.resize) == 2 else [max(least)]
+        return replace(self, resize=tuple(map(max, self.resize, wanted)))
+
     def for_channels(self, channels: int) -> "Preprocessing":
         """The same for a network of 1 or 3 channels: for one, grey, by the means of mean and std.
 
@@ -313,8 +323,11 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
 
 
 def from_torchvision(preset: Any) -> Preprocessing:
-    """The evaluation transform of a torchvision weight's `transforms()`."""
-    side = preset.crop_size[0]
+    """The evaluation transform of a torchvision weight's `transforms()`.
+
+    Segmentation crops nothing; pictures of one size are wanted here: the square in the middle.
+    """
+    side = getattr(preset, "crop_size", preset.resize_size)[0]
     return Preprocessing(
         resize=tuple(preset.resize_size),
         crop=(side, side),
@@ -322,6 +335,23 @@ def from_torchvision(preset: Any) -> Preprocessing:
         mean=tuple(preset.mean),
         std=tuple(preset.std),
     )
+
+
+def for_detector(module: nn.Module) -> Preprocessing:
+    """What a torchvision detector is to be shown, which resizes and normalises by itself.
+
+    It takes pictures of any size, and here they have one: that to which it would resize, all of the
+    picture where it does not keep the aspect ratio, else the square in the middle.
+
+    >>> from torchvision.models.detection.transform import GeneralizedRCNNTransform
+    >>> own = GeneralizedRCNNTransform(800, 1333, [0.0], [1.0])
+    >>> for_detector(nn.ModuleDict({"transform": own})).resize
+    (800,)
+    """
+    own: Any = module.get_submodule("transform")
+    squashed: tuple[int, int] | None = own.fixed_size
+    side = own.min_size[-1]
+    return Preprocessing(squashed or (side,), squashed or (side, side), mean=(0.0,), std=(1.0,))
 
 
 def crop_of(

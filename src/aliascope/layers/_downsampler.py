@@ -69,6 +69,10 @@ class Downsampler(nn.Module):
         """What `sample` would keep of this map, to be kept of another; None if that is fixed."""
         del dense
 
+    def hand_over(self, choice: Shaped[Tensor, "batch *p"] | None) -> None:
+        """Let the layers that share a choice take this one in their next call."""
+        del choice
+
     def sample(
         self,
         dense: Float[Tensor, "batch chan h w"],

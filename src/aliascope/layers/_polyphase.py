@@ -92,11 +92,15 @@ class PolyphaseChoice(Downsampler):
         """
         components = self._components(self.dense(x))
         choice = self._choice(components) if choice is None else choice
+        self.hand_over(choice)
+        return as_laid_out(_kept(components, choice), x)
+
+    def hand_over(self, choice: Shaped[Tensor, "batch *p"] | None) -> None:
+        """Let those that follow take this choice; what this layer was given itself is spent."""
         if self.leader is not None:
             self.leader.choice = None
         for slot in self.followers:
             slot.choice = choice
-        return as_laid_out(_kept(components, choice), x)
 
     def choose(self, x: Float[Tensor, "batch chan h w"]) -> Shaped[Tensor, "batch *p"]:
         """What `forward` would keep of these maps: an index an image, or a weight a component.

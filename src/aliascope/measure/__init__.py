@@ -5,7 +5,6 @@ batch run one forward over the images and their shifted views, with the taps ope
 """
 
 import inspect
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
@@ -13,23 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from aliascope.errors import AliascopeError, ImageError, ModelError
-from aliascope.images import ImageSource, Loaded, batches, labels_fit, open_images
-from aliascope.images.ahead import waits_for
+from aliascope.errors import AliascopeError
+from aliascope.images import ImageSource, open_images
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
-from aliascope.measure.batch import Instrument, Only, Ops, prepare, rows_of
+from aliascope.measure.batch import Only, Ops, prepare, rows_of
 from aliascope.measure.on_ray import on_ray
+from aliascope.measure.stepping import into_run
 from aliascope.measure.store import Run
 from aliascope.measure.workers import checked, in_processes
-from aliascope.measure.writing import RunWriter, Shard
+from aliascope.measure.writing import Shard
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Report
 from aliascope.results.files import Place
-from aliascope.runtime import Precision, environment
+from aliascope.runtime import Precision
 from aliascope.shifts import ONE_PIXEL, Border
 
 Engine = Literal["local", "ray"]
@@ -236,127 +234,19 @@ def _steps(
         device=device,
         border=shifts,
     )
-    identities = source.identities()
-    fits, unfit = labels_fit(source, instrument.classes)
-    config = {
-        "model": loaded.spec,
-        "weights": loaded.weights,
-        "weights_digest": loaded.weights_digest,
-        "structure": loaded.structure_digest,
-        "images": source.spec,
-        "labels_fit": fits,
-        "preprocessing": instrument.preprocessing.to_dict(),
-        "ops": ops,
-        "only": only,
-        "precision": precision,
-        "shifts": [asdict(shift) for shift in ONE_PIXEL],
-        "border": instrument.border,
-    }
-    if identities is None:  # what a stream will yield is not known: the same part of the same one
-        config |= {"images_digest": source.digest, "limit": source.limit}
-    info = environment(instrument.device) | {"seed": seed}
-    with RunWriter(
-        out,
-        config,
-        instrument.layers,
-        info,
-        identities=identities,
-        shard=shard,
-        flush_seconds=flush_seconds,
-    ) as writer:
-        for notice in filter(None, [*instrument.notices, *source.notices, unfit]):
-            writer.notice(notice)
-        sizes = _batch_size(batch_size, writer.previous_info, instrument.device.type)
-        todo = (entry for entry in source.entries() if entry.id not in writer.measured)
-        held = writer.measured if identities is None else writer.measured & identities.keys()
-        done = len(held)
-        report = progress or (lambda *_: None)
-        report(done, source.count, "decoding")
-        asked = time.perf_counter()
-        for readable, others in batches(todo, instrument.seen, lambda: sizes.current):
-            got = time.perf_counter()
-            for item in others:
-                writer.skip(item.entry.id, item.note)
-            if readable:
-                _add_batch(writer, instrument, readable, sizes, labels_fit=fits)
-            writer.run.info["batch_size"] = sizes.current
-            done += len(readable) + len(others)
-            waited, whole = got - asked, time.perf_counter() - asked
-            report(done, source.count, waits_for(waited, whole, "forward"))
-            yield done
-            asked = time.perf_counter()
-        if len(writer.run.skipped) == done and (done or shard is None):
-            reason = writer.run.skipped[0]["reason"] if done else "it yielded none"
-            raise ImageError(f"no image of {source.spec} could be measured: {reason}")
-        return writer.finish()
-
-
-class BatchSize:
-    """How many images go through one forward: doubled or halved while real batches get faster.
-
-    On two cores one or two images (five views each) a forward beat 32 by a third; on a GPU the more
-    the better until memory ends. Trying sizes on the work itself costs nothing extra.
-    """
-
-    _TRIALS = 2  # the first batch of a new size also pays for its set-up
-
-    def __init__(self, start: int, *, fixed: bool = False) -> None:
-        self.current = start
-        self._settled = fixed
-        self._limit = 1024
-        self._seconds: dict[int, list[float]] = {}
-
-    def record(self, images: int, seconds: float) -> None:
-        """Take note of a batch; once a size is tried out, go on to the next or settle."""
-        if self._settled or images != self.current:
-            return
-        trials = self._seconds.setdefault(images, [])
-        trials.append(seconds / images)
-        if len(trials) >= self._TRIALS:
-            fastest = min(self._seconds, key=lambda size: min(self._seconds[size]))
-            untried = [n for n in (2 * fastest, fastest // 2) if self._possible(n)]
-            self.current = untried[0] if untried else fastest
-            self._settled = not untried
-
-    def forbid(self, images: int) -> None:
-        """That many did not fit into memory."""
-        self._limit = min(self._limit, images - 1)
-        self.current = min(self.current, max(images // 2, 1))
-
-    def _possible(self, size: int) -> bool:
-        return 1 <= size <= self._limit and size not in self._seconds
-
-
-def _batch_size(asked: int | None, previous_info: dict[str, Any] | None, device: str) -> BatchSize:
-    """The size asked for, or that of the run being continued, or a start for the search."""
-    known = asked or (previous_info or {}).get("batch_size")
-    return BatchSize(known, fixed=True) if known else BatchSize(2 if device == "cpu" else 64)
-
-
-def _add_batch(
-    writer: RunWriter,
-    instrument: Instrument,
-    batch: list[Loaded],
-    sizes: BatchSize,
-    *,
-    labels_fit: bool,
-) -> None:
-    """Measure pictures and hand their rows to the writer; in halves if memory is short."""
-    start = time.perf_counter()
-    try:
-        rows = rows_of(instrument, batch, labels_fit=labels_fit)
-    except torch.OutOfMemoryError as error:
-        if len(batch) == 1:
-            raise ModelError(
-                f"one image does not fit into the memory of {instrument.device}; "
-                "choose --device cpu or --precision bf16"
-            ) from error
-        sizes.forbid(len(batch))
-        half = len(batch) // 2
-        for part in (batch[:half], batch[half:]):
-            _add_batch(writer, instrument, part, sizes, labels_fit=labels_fit)
-        return
-    writer.add(rows.images, rows.layers)
-    for notice in rows.notices:
-        writer.notice(notice)
-    sizes.record(len(batch), time.perf_counter() - start)
+    settings = {"ops": ops, "only": only, "shifts": [asdict(shift) for shift in ONE_PIXEL]}
+    return (
+        yield from into_run(
+            loaded,
+            instrument,
+            source,
+            lambda batch, fits, _: rows_of(instrument, batch, labels_fit=fits),
+            settings,
+            out=out,
+            shard=shard,
+            batch_size=batch_size,
+            seed=seed,
+            flush_seconds=flush_seconds,
+            progress=progress,
+        )
+    )

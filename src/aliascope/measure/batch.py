@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aliascope.dense import SURE, Kind, dense_stability, is_detections, kind_of, maps_of
 from aliascope.errors import ModelError
 from aliascope.images import Loaded
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, native_views
@@ -66,9 +67,16 @@ class Instrument:
     singly: bool
     """Whether each view needs a forward of its own: in company its maps come out otherwise."""
     no_classifier: str
-    """Why shifts cannot be compared, or ""."""
+    """Why there are no logits of a picture, or ""."""
+    dense: Kind | None
+    """What else it answers, of which shifts are compared."""
     notices: tuple[str, ...]
     """What to know of the model before its figures are read."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether shifted views are run."""
+        return bool(self.classes or self.dense)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -87,7 +95,7 @@ class Rows(NamedTuple):
 
     images: dict[str, Any]
     """Column → a value an image: image_id, group, label, note, and of a classifier prediction,
-    correct (None where unknown) and the columns of `stability`."""
+    correct (None where unknown) and the columns of `stability`; or those of `dense_stability`."""
     layers: dict[str, np.ndarray]
     """`LAYER_COLUMNS` → (B, L), in the order of the instrument's layers."""
     notices: list[str]
@@ -121,22 +129,17 @@ def prepare(
         notices.append("the network takes one channel: pictures are turned to grey")
     if found.singly:
         notices.append("what else is in a batch changes the maps: each view is measured alone")
-    if found.no_classifier:
-        notices.append(found.no_classifier)
-        border = "circular"  # no shifts at all
+    dense = found.dense if only != "avr" and border != "native" else None
+    notices += _of_answers(found, border)
     if precision == "bf16" and only != "avr":
         notices.append(
             "bf16 keeps 8 bits, and what it rounds away moves the outputs, too: stability reads "
             "worse than it is (docs/reliability.md); choose fp16 or fp32 for figures to be quoted"
         )
-    if only == "avr":
-        border = "circular"
-    if border is None:
-        border = "crop" if preprocessing.room else "circular"
-        if not preprocessing.room:
-            notices.append("the crop takes all of the resized picture: shifts are circular")
-    if border == "crop":
-        preprocessing = preprocessing.widened(1)
+    if only == "avr" or not (found.classes or dense):
+        border = "circular"  # no shifts at all
+    preprocessing, border, told = _bordered(preprocessing, border, dense=bool(dense))
+    notices += told
     return Instrument(
         module=module,
         layers=tuple(x for x in found.layers if ops == "all" or x.kind in _CONV_KINDS),
@@ -149,8 +152,39 @@ def prepare(
         border=border,
         singly=found.singly,
         no_classifier=found.no_classifier,
+        dense=dense,
         notices=tuple(notices),
     )
+
+
+def _of_answers(found: "_Found", border: Border | None) -> Iterator[str]:
+    """What to know of the answers of what is no classifier."""
+    if found.no_classifier and not found.dense:
+        yield found.no_classifier
+    if found.dense and border == "native":
+        yield (
+            "native shifts move an answer by less than its pixels, which nothing undoes: only "
+            "aliasing is measured; choose crop or circular shifts"
+        )
+
+
+def _bordered(
+    preprocessing: Preprocessing, border: Border | None, *, dense: bool
+) -> tuple[Preprocessing, Border, list[str]]:
+    """The transform with the room that the shifts need, the shifts, and what to know of both."""
+    notices = []
+    if dense and border != "circular" and not preprocessing.room:
+        tight, preprocessing = preprocessing, preprocessing.roomy(1)
+        before, after = (" × ".join(map(str, x.resize)) for x in (tight, preprocessing))
+        notices.append(
+            f"the crop takes all of the resized picture: it is resized to {after} instead of "
+            f"{before}, for a pixel around the crop to move over"
+        )
+    if border is None:
+        border = "crop" if preprocessing.room else "circular"
+        if not preprocessing.room:
+            notices.append("the crop takes all of the resized picture: shifts are circular")
+    return preprocessing.widened(1) if border == "crop" else preprocessing, border, notices
 
 
 def living(
@@ -195,6 +229,7 @@ def living(
         border=border,
         singly=found.singly,
         no_classifier=found.no_classifier,
+        dense=found.dense,
         notices=tuple(found.notices),
     )
 
@@ -207,6 +242,7 @@ class _Found(NamedTuple):
     singly: bool
     classes: int | None
     no_classifier: str
+    dense: Kind | None
     notices: list[str]
 
 
@@ -214,22 +250,41 @@ def _found(module: nn.Module, example: Tensor) -> _Found:
     recorded = trace(module, example)
     layers = recorded.strided_layers()
     found, missing = decimations(module, recorded)
-    output, singly = _alone(module, layers, example)
-    notices = [f"{name}: what it decimates is not measured: {x}" for name, x in missing.items()]
+    output, singly, others = _alone(module, layers, example)
+    notices = [
+        f"{name}: what it decimates is not measured: {text}"
+        for name, text in missing.items()
+        if name not in others
+    ]
     notices += recorded.unexplained
+    if others:
+        layers = [layer for layer in layers if layer.name not in others]
+        some = f"{', '.join(others[:2])}{' …' if len(others) > 2 else ''}"
+        notices.append(f"what works on single detections is no layer of the picture's ({some})")
+    classes, no_classifier, dense = None, "", None
     try:
-        classes, no_classifier = logits_of(output).shape[1], ""
+        classes = logits_of(output).shape[1]
     except ModelError as error:
-        classes, no_classifier = None, str(error)
-    return _Found(layers, found, singly, classes, no_classifier, notices)
+        no_classifier = str(error)
+        try:
+            dense, taken = kind_of(output, _sides(example))
+            notices.append(taken)
+        except ModelError as nothing:
+            no_classifier = str(nothing)
+    return _Found(layers, found, singly, classes, no_classifier, dense, notices)
+
+
+def _sides(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
 
 
 def _alone(
     module: nn.Module, layers: Sequence[StridedLayer], example: Tensor
-) -> tuple[object, bool]:
+) -> tuple[object, bool, list[str]]:
     """What a model returns of one picture, and whether it returns another in company.
 
-    It may loop over the pictures, norm over all of them, or take no more than one.
+    It may loop over the pictures, norm over all of them, or take no more than one. The third are
+    the layers of a detector that read no more of two pictures than of one, beside those that do.
     """
     noise = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     noise = noise.to(example)
@@ -243,20 +298,27 @@ def _alone(
     try:
         both, twice = run(noise)
     except MODEL_FAILURES:
-        return output, True
-    if twice != {name: (2 * shape[0], *shape[1:]) for name, shape in shapes.items()}:
-        return output, True
-    one, first = (next(iter(tensors), None) for tensors in (_floats(output), _floats(both)))
+        return output, True, []
+    doubled = {name: (2 * shape[0], *shape[1:]) for name, shape in shapes.items()}
+    others: list[str] = []
+    if is_detections(output):
+        steady = {name for name, shape in doubled.items() if twice.get(name) == shape}
+        others = [layer.name for layer in layers if layer.name not in steady] if steady else []
+    elif twice != doubled:
+        return output, True, []
+    size = _sides(example)
+    one, first = (next(iter(_floats(x, size)), None) for x in (output, both))
     if one is None or first is None:
-        return output, False
+        return output, twice != doubled and not others, others
     apart = (one[0] - first[0]).float().norm() > 1e-3 * one[0].float().norm()
-    return output, bool(apart)
+    return output, bool(apart), others
 
 
-def _floats(output: object) -> Iterator[Tensor]:
+def _floats(output: object, size: tuple[int, int]) -> Iterator[Tensor]:
     found = getattr(output, "logits", output)
     if isinstance(found, Tensor) and found.is_floating_point() and found.ndim:
         yield found
+    yield from maps_of(output, size)
 
 
 def rows_of(instrument: Instrument, batch: Sequence[Loaded], *, labels_fit: bool) -> Rows:
@@ -277,13 +339,24 @@ def rows_of(instrument: Instrument, batch: Sequence[Loaded], *, labels_fit: bool
     (['astronaut.png#0-0', 'astronaut.png#0-1'], (2, 1))
     """
     pixels = torch.stack([item.pixels for item in batch if item.pixels is not None])
-    image_columns, layer_columns = measure_batch(instrument, pixels)
+    return told(instrument, batch, *measure_batch(instrument, pixels), labels_fit=labels_fit)
+
+
+def told(
+    instrument: Instrument,
+    batch: Sequence[Loaded],
+    image_columns: Columns,
+    layer_columns: Columns,
+    *,
+    labels_fit: bool,
+) -> Rows:
+    """What was measured of a batch, beside what is known of its pictures."""
     images: dict[str, Any] = {
         "image_id": [item.entry.id for item in batch],
         "group": [item.entry.group for item in batch],
         "label": [item.entry.label for item in batch],
         "note": [item.note for item in batch],
-        **{name: column.numpy() for name, column in image_columns.items()},
+        **{name: column.cpu().numpy() for name, column in image_columns.items()},
     }
     if instrument.classes:
         known = np.isfinite(images["confidence"])
@@ -294,7 +367,7 @@ def rows_of(instrument: Instrument, batch: Sequence[Loaded], *, labels_fit: bool
             label == answer if labels_fit and None not in (label, answer) else None
             for label, answer in pairs
         ]
-    layers = {name: column.numpy() for name, column in layer_columns.items()}
+    layers = {name: column.cpu().numpy() for name, column in layer_columns.items()}
     return Rows(images, layers, list(_undefined(instrument, images, layers)))
 
 
@@ -310,8 +383,8 @@ def measure_batch(
             shifts are of the crop; all views of each where they are native.
 
     Returns:
-        Image columns, name → (B,), as `stability` names them (empty for what is no classifier),
-        and layer columns, `LAYER_COLUMNS` → (B, L).
+        Image columns, name → (B,), as `stability` names them, or of what is no classifier
+        `dense_stability` (empty where neither suits), and layer columns, `LAYER_COLUMNS` → (B, L).
     """
     return _measured(instrument, images)
 
@@ -355,6 +428,10 @@ def _measured(instrument: Instrument, images: Tensor) -> tuple[Columns, Columns]
     if instrument.classes:
         logits = torch.cat([logits_of(output) for output in outputs])
         image_columns = stability(logits.unflatten(0, (-1, len(images))))
+    elif instrument.dense:
+        margin = 2 if instrument.border == "crop" else 0
+        size = images.shape[-2] - margin, images.shape[-1] - margin
+        image_columns = dense_stability(instrument.dense, outputs, len(images), size)
     layer_columns = (
         {name: torch.cat([each[name] for each in columns]) for name in LAYER_COLUMNS}
         if instrument.layers
@@ -386,12 +463,14 @@ def _forwards(
     instrument: Instrument, images: Tensor, measured: int
 ) -> Iterator[tuple[Any, Columns]]:
     """What `_forward` yields of all views, of whose first so many the maps are looked at."""
-    views = _views(instrument, images)
+    views = views_of(instrument, images)
     for start, part in enumerate(views.split(1) if instrument.singly else [views]):
         yield _forward(instrument, part, min(max(measured - start, 0), len(part)))
 
 
-def _views(instrument: Instrument, images: Tensor) -> Tensor:
+def views_of(
+    instrument: Instrument, images: Float[Tensor, "batch *views chan height width"]
+) -> Float[Tensor, "views chan height width"]:
     """All views on the device, normalised: view by view, the unshifted one first."""
     if instrument.device.type == "cuda":
         images = images.pin_memory()
@@ -399,9 +478,9 @@ def _views(instrument: Instrument, images: Tensor) -> Tensor:
     if images.ndim == 5:
         views = instrument.preprocessing.normalise(images.transpose(0, 1).flatten(0, 1))
         views = views.to(instrument.dtype)
-        return views if instrument.classes else views[: len(images)]
+        return views if instrument.moves else views[: len(images)]
     x = instrument.preprocessing.normalise(images).to(instrument.dtype)
-    if not instrument.classes:
+    if not instrument.moves:
         return x
     return (shifted_views if instrument.border == "circular" else cropped_views)(x)
 
@@ -428,7 +507,11 @@ def _forward(instrument: Instrument, views: Tensor, unshifted: int) -> tuple[Any
 
 
 def layer_columns(
-    instrument: Instrument, layer: StridedLayer, map_: Float[Tensor, "maps *chan h w"], images: int
+    instrument: Instrument,
+    layer: StridedLayer,
+    map_: Float[Tensor, "maps *chan h w"],
+    images: int,
+    dense: Tensor | None = None,
 ) -> Columns:
     """`LAYER_COLUMNS` → (B,) of what a layer reads; those of what it decimates where that is known.
 
@@ -437,16 +520,18 @@ def layer_columns(
         layer: one of its layers.
         map_: what the layer reads of the images, one map or several of each.
         images: B.
+        dense: what it decimates, where that is known.
     """
     stride = max(layer.stride[0], 1), max(layer.stride[1], 1)
     figures = alias_violation_ratios(_together(map_, images), stride)
     decimation = instrument.decimations.get(layer.name)
-    return figures | (_sampled(decimation, map_, images) if decimation else {})
+    if decimation is None:
+        return figures
+    return figures | _sampled(decimation, decimation(map_) if dense is None else dense, images)
 
 
-def _sampled(decimation: Decimation, read: Tensor, images: int) -> Columns:
+def _sampled(decimation: Decimation, dense: Tensor, images: int) -> Columns:
     """The figures of what a layer decimates."""
-    dense = decimation(read)
     rows, columns = decimation.layer.output_shape[1:]
     figures = sampled_ratios(
         _together(dense, images), decimation.stride, phase=decimation.phase, size=(rows, columns)
@@ -467,6 +552,8 @@ def _undefined(
 ) -> Iterator[str]:
     if "sis" in images and not np.isfinite(images["sis"]).all():
         yield "some logits are not finite: their predictions and stability are left undefined"
+    if "detections" in images and not np.isfinite(images["agreement"]).all():
+        yield f"where no view has a detection of score {SURE} or more, agreement is undefined"
     if layers:
         for index in np.flatnonzero(np.isnan(layers["avr"]).any(axis=0)):
             yield (

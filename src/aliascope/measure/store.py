@@ -59,6 +59,13 @@ _IMAGE_METRICS = {
     "logit_instability": "logit instability",
     "correct": "accuracy",
 }
+_OTHER_METRICS = {
+    "iou": "IoU",
+    "output_instability": "output instability",
+    "score_movement": "score movement",
+    "detections": "detections an image",
+}
+"""Of maps and detections: shown where they were measured, and then what was not is not."""
 _LAYER_METRICS = {"sampled_avr": "sampled AVR", "alias_share": "alias share", "avr": "read AVR"}
 
 
@@ -169,7 +176,7 @@ class Run:
         rows = [
             {"model": self.model, **place, "metric": name, **figures[name]}
             for place, figures in found
-            for name in (*_IMAGE_METRICS, *_LAYER_METRICS)
+            for name in (*_IMAGE_METRICS, *_OTHER_METRICS, *_LAYER_METRICS)
             if name in figures
         ]
         return pd.DataFrame(rows)
@@ -188,8 +195,9 @@ class Run:
             row | _moments(rows[rows["layer"] == row["name"]], groups, _LAYER_METRICS)
             for row in map(asdict, self.strided_layers)
         ]
-        metrics = _moments(self.images, groups, _IMAGE_METRICS)
-        del metrics["correct"]["std"]  # of a truth value the mean says all
+        metrics = _moments(self.images, groups, _image_metrics(self.images))
+        if "correct" in metrics:
+            del metrics["correct"]["std"]  # of a truth value the mean says all
         rows = {"path": self.path, "measured": len(self.images), "verdict": self.verdict}
         rows |= {"metrics": metrics}
         return record_of(self) | plain(rows | {"layers": layers})
@@ -202,7 +210,8 @@ class Run:
         moved = f", {self.config['border']} shifts" if "border" in self.config else ""
         head = f"{self.model} on {self.config.get('images', 'images')}{moved}: "
         head += f"{summary['measured']} images measured, {len(self.skipped)} skipped, {self.state}"
-        means = [[text, _cell(summary["metrics"][key])] for key, text in _IMAGE_METRICS.items()]
+        names = _image_metrics(self.images).items()
+        means = [[text, _cell(summary["metrics"][key])] for key, text in names]
         layers = [["layer", "kind", "stride", *_LAYER_METRICS.values()]]
         layers += [_layer_cells(row) for row in summary["layers"]]
         tail = [f"error: {self.error}"] if self.error else []
@@ -345,13 +354,20 @@ def _layer(row: Any) -> StridedLayer:
 def _sentences(run: Run) -> Iterator[str]:
     """What `Run.verdict` says, from the means over photographs."""
     images, groups = run.images.set_index("image_id"), run.photographs
-    means = mean_intervals(images.reindex(columns=["logit_instability", "agreement"]), groups)
-    means = means.clip(lower=0)  # neither can be negative, an interval of few photographs can
-    if np.isfinite(means["value"].to_numpy(float)).all():
+    wanted = ["logit_instability", "output_instability", "agreement"]
+    means = mean_intervals(images.reindex(columns=wanted), groups)
+    means = means.clip(lower=0)  # none can be negative, an interval of few photographs can
+    known = np.isfinite(means["value"])
+    kept = _kept(images, means.loc["agreement"].clip(upper=1)) if known["agreement"] else ""
+    shifts = under(str(run.config.get("border", "")))
+    if known["logit_instability"] and kept:
         moved = share(*means.loc["logit_instability"], of="its logits' length")
-        kept = share(*means.loc["agreement"].clip(upper=1), of="them")
-        shifts = under(str(run.config.get("border", "")))
-        yield f"{run.model} moves {shifts} by {moved} and keeps its prediction under {kept}."
+        yield f"{run.model} moves {shifts} by {moved} and keeps {kept}."
+    elif known["output_instability"]:
+        moved = share(*means.loc["output_instability"], of="its answer's length")
+        yield f"{run.model} moves {shifts} by {moved}."
+    elif kept:
+        yield f"{run.model} keeps {shifts} {kept}."
     layers = run.layers.reindex(columns=["image_id", "layer", "alias_share"]).dropna()
     if len(layers):
         shares = layers.pivot_table("alias_share", "image_id", "layer", observed=True)
@@ -360,6 +376,22 @@ def _sentences(run: Run) -> Iterator[str]:
         energy = share(*folded.loc[most].clip(0, 1), of="the energy of its samples")
         yield f"{most} aliases most: folded is {energy}."
     yield sample(len(images), groups.nunique())
+
+
+def _kept(images: pd.DataFrame, agreement: pd.Series) -> str:
+    """What agreement is a share of."""
+    if "detections" in images:
+        return share(*agreement, of="its detections")
+    if "iou" in images:
+        return f"the class of {share(*agreement, of='the pixels')}"
+    return f"its prediction under {share(*agreement, of='them')}"
+
+
+def _image_metrics(images: pd.DataFrame) -> dict[str, str]:
+    """What is shown of the images: all figures of a classifier, or those of another answer."""
+    if not {*_OTHER_METRICS} & {*images}:
+        return _IMAGE_METRICS
+    return {name: x for name, x in (_IMAGE_METRICS | _OTHER_METRICS).items() if name in images}
 
 
 def _moments(

@@ -21,6 +21,7 @@ from aliascope.errors import ModelError
 from aliascope.images.preprocessing import (
     IMAGENET_EVALUATION,
     Preprocessing,
+    for_detector,
     from_torchvision,
     preprocessing_of,
 )
@@ -87,11 +88,25 @@ def blueprint(base: str) -> Blueprint:
     if prefix in _CATALOGUES:
         names = _CATALOGUES[prefix]()
         if (name.partition(".")[0] if prefix == "timm" else name) not in names:
-            raise ModelError(f"unknown model {base!r}{_nearest(base)}")
+            raise ModelError(
+                _of_no_pictures(base, name) or f"unknown model {base!r}{_nearest(base)}"
+            )
         return _BLUEPRINTS[prefix](name)
     if name.isidentifier() and all(part.isidentifier() for part in prefix.split(".")):
         return _from_function(prefix, name)
     raise ModelError(f"unknown model {base!r}{_nearest(base)}")
+
+
+def _of_no_pictures(base: str, name: str) -> str:
+    """Why a model that torchvision has is none of ours, or ""."""
+    from torchvision import models
+
+    takes = {"video": "takes clips", "optical_flow": "takes pairs of pictures"}
+    takes["quantization"] = "computes with whole numbers"
+    for kind, what in takes.items():
+        if base == f"torchvision:{name}" and name in models.list_models(getattr(models, kind)):
+            return f"{base} {what}: choose a network of single pictures in floats"
+    return ""
 
 
 def _nearest(base: str) -> str:
@@ -169,18 +184,22 @@ def _timm_model(name: str, pretrained: bool) -> nn.Module:
 
 
 def _torchvision(name: str) -> Blueprint:
-    from torchvision.models import get_model, get_model_weights
+    from torchvision.models import detection, get_model, get_model_weights, list_models
+    from torchvision.models import segmentation as maps
 
     default = get_model_weights(name).DEFAULT  # pyright: ignore[reportAttributeAccessIssue]
+    detects = name in list_models(module=detection)
+    # Without weights of its own such a network downloads those of its backbone.
+    parts = {"weights_backbone": None} if detects or name in list_models(module=maps) else {}
 
     def build(pretrained: bool) -> nn.Module:
         with warnings.catch_warnings():  # of initialisations that cost a minute
             warnings.simplefilter("ignore", FutureWarning)
-            return get_model(name, weights=default if pretrained else None)
+            return get_model(name, weights=default if pretrained else None, **parts)
 
     return Blueprint(
         build,
-        lambda _: from_torchvision(default.transforms()),
+        for_detector if detects else lambda _: from_torchvision(default.transforms()),
         tuple(default.meta["categories"]),
         default.url,
     )
@@ -229,7 +248,8 @@ def _timm_names() -> list[str]:
 def _torchvision_names() -> list[str]:
     from torchvision import models
 
-    return models.list_models(module=models)
+    kinds = (models, models.segmentation, models.detection)
+    return [name for kind in kinds for name in models.list_models(module=kind)]
 
 
 def _antialiased_names() -> list[str]:

@@ -17,7 +17,7 @@ from aliascope.compare import CURVES
 from aliascope.errors import RunError
 from aliascope.images import open_images
 from aliascope.measure.store import Run
-from aliascope.report import others, study
+from aliascope.report import attribution, others, study
 from aliascope.report.blocks import Part
 from aliascope.report.definitions import DEFINITIONS
 from aliascope.results.checked import read_checked
@@ -79,7 +79,8 @@ def _part(path: Path, thumbnails: bool | None) -> Part:
         return _SAVED[kind](path)
     raise RunError(
         f"{path} holds nothing to report: give a directory or file that `aliascope study`, "
-        "`compare --out`, `measure --out`, `methods --out` or `antialias --finetune` wrote"
+        "`compare --out`, `measure --out`, `attribute --out`, `methods --out` or `antialias "
+        "--finetune` wrote"
     )
 
 
@@ -97,6 +98,7 @@ def _comparison(path: Path, thumbnails: bool | None) -> Part:
 
 _KINDS: dict[str, Callable[[Path, bool | None], Part]] = {
     "study.json": _study,
+    "attribution.json": lambda path, _: attribution.part(path / "attribution.json"),
     "methods.json": lambda path, _: others.of_methods(path),
     "comparison.json": _comparison,
     "A/run.json": _comparison,
@@ -105,6 +107,7 @@ _KINDS: dict[str, Callable[[Path, bool | None], Part]] = {
 }
 """What a directory of each kind holds, and who reads it."""
 _SAVED: dict[str, Callable[[Path], Part]] = {
+    "Attribution": attribution.part,
     "Comparison": lambda path: others.of_comparison(path, {}),
     "Tradeoffs": others.of_methods,
     "Latency": others.of_latency,

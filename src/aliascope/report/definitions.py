@@ -9,7 +9,15 @@ DEFINITIONS = {
         "agreement",
         (
             "the share of the four one-pixel shifts that leave an image's prediction as it is, "
-            "mean over photographs."
+            "mean over photographs; of a map of classes, the share of its pixels that keep theirs; "
+            "of detections, the share that is found again, 2 · matched / (n + n_d)."
+        ),
+    ),
+    "iou": (
+        "IoU",
+        (
+            "intersection over union of the answers to the unshifted and the shifted picture, the "
+            "shift undone: mean over the classes of a map, or over the boxes that are matched."
         ),
     ),
     "logit_instability": (
@@ -18,6 +26,17 @@ DEFINITIONS = {
             "how far the logits z move, relative to their size: mean over the shifts d of ‖z − "
             "z_d‖ / ‖z‖, each with its mean over classes removed. It does not follow confidence."
         ),
+    ),
+    "output_instability": (
+        "output instability",
+        (
+            "how far maps without classes move: ‖y − y_d‖ / ‖y‖, the shift undone; where they are "
+            "coarser than the picture, the same of their amplitude spectra."
+        ),
+    ),
+    "score_movement": (
+        "score movement",
+        "how far the scores of matched detections move: mean of |s − s_d|.",
     ),
     "sis": (
         "SIS",

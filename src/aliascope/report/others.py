@@ -25,11 +25,17 @@ from aliascope.svg import Line, Mark, curves, dots, scatter
 _METRICS = {
     "accuracy": ("accuracy", ".3f"),
     "agreement": ("agreement", ".3f"),
+    "iou": ("IoU", ".3f"),
     "logit_instability": ("logit instability", ".4f"),
+    "output_instability": ("output instability", ".4f"),
+    "score_movement": ("score movement", ".4f"),
+    "detections": ("detections", ".1f"),
     "sis_half": ("SIS at confidence ½", ".4f"),
     "sis": ("SIS", ".4f"),
     "confidence": ("confidence", ".3f"),
 }
+_UNCARDED = ("confidence", "sis", "detections")
+"""What says nothing by itself."""
 
 
 def of_run(path: Path) -> Part:
@@ -44,7 +50,7 @@ def of_run(path: Path) -> Part:
     ]
     header = ["figure", "mean over photographs"]
     sections = [Section("Figures", tables=[Table("figures", header, rows)])]
-    if "agreement" in images:
+    if {"agreement", "output_instability"} & {*images}:
         sections.append(_most(images))
     sections.append(layers.of_run(run))
     border = run.config["border"]
@@ -60,15 +66,16 @@ def of_run(path: Path) -> Part:
 
 
 def _most(images: pd.DataFrame) -> Section:
-    names = ["agreement", "logit_instability", "sis_half", "confidence"]
-    most = images.sort_values(by=["agreement", "logit_instability"], ascending=[True, False]).head(
-        10
-    )
+    moved = {"agreement": True, "iou": True, "logit_instability": False}
+    moved |= {"output_instability": False}
+    order = {name: least for name, least in moved.items() if name in images}
+    names = [*order, *(name for name in ("sis_half", "confidence") if name in images)]
+    most = images.sort_values(by=[*order], ascending=[*order.values()]).head(10)
     rows = [
         [cell(str(row["image_id"])), *(cell(float(row[x]), ".3f") for x in names)]
         for row in most.to_dict("records")
     ]
-    header = ["image", "agreement", "logit instability", "SIS at confidence ½", "confidence"]
+    header = ["image", *(_METRICS[name][0] for name in names)]
     return Section("The photographs that move most", tables=[Table("moving", header, rows)])
 
 
@@ -103,7 +110,7 @@ def of_comparison(path: Path, pictures: dict[str, str]) -> Part:
 def _cards(found: Comparison) -> Iterator[Card]:
     rows = found.images.set_index("metric").to_dict("index")
     for metric, (name, form) in _METRICS.items():
-        if (row := rows.get(metric)) is None or metric in ("confidence", "sis"):
+        if (row := rows.get(metric)) is None or metric in _UNCARDED:
             continue
         drawn = dots(
             {"B − A": [Mark("antialiased", row["difference"], row["low"], row["high"])]},

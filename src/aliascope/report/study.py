@@ -19,7 +19,7 @@ from aliascope.results.text import brief, interval, number
 from aliascope.study import Summary
 from aliascope.study.settings import ANTIALIASED, BASELINE, CONTROL, ROLES
 from aliascope.study.study import read_csv
-from aliascope.study.summary import FORMAT, rows_of
+from aliascope.study.summary import FORMAT, explained, rows_of
 from aliascope.svg import Mark, dots
 
 _CARDS = {
@@ -146,7 +146,7 @@ def _sections(
         yield layers.spectra(drawn, _rows(path, profiles), sampled)
     correlation = "tables/phase4_correlation.csv"
     if (path / correlation).exists():
-        yield _correlation(_rows(path, correlation))
+        yield _correlation(_rows(path, correlation), explained(record.get("together", [])))
     if record["published"]:
         rows = [
             [cell(x["figure"]), *(cell(x[k], ".4f") for k in ("published", "here", "difference"))]
@@ -187,7 +187,7 @@ def _headline(found: dict[str, Any]) -> Table:
     return Table("figures", header, rows)
 
 
-def _correlation(table: Any) -> Section:
+def _correlation(table: Any, together: str) -> Section:
     lead = table["variant"].iloc[0]
     rows = [
         [
@@ -200,7 +200,9 @@ def _correlation(table: Any) -> Section:
     header = ["layer", *(f"r, {role}" for role in ROLES), *(f"p (Holm), {role}" for role in ROLES)]
     text = f"Pearson's r over images, of a layer's {lead.replace('_', ' ')} with the image's SIS."
     return Section(
-        "Does aliasing predict instability?", text, (), [Table("correlation", header, rows)]
+        "Does aliasing predict instability?",
+        f"{text} {together}".rstrip(),
+        tables=[Table("correlation", header, rows)],
     )
 
 

@@ -56,8 +56,14 @@ class Change(NamedTuple):
         return scale * self.value, scale * self.low, scale * self.high
 
 
-def moves(other: str, shifts: str, change: Change, level: float = 0.95) -> str:
-    """How much further logits move than another network's.
+def moves(
+    other: str,
+    shifts: str,
+    change: Change,
+    level: float = 0.95,
+    figure: str = "logit instability",
+) -> str:
+    """How much further answers move than another network's.
 
     >>> print(moves("net", "crop", Change(0.5, 0.1, 0.9)))
     moves 50 % more than net under one-pixel crop shifts (logit instability, 95 % interval 10 to 90 %)
@@ -65,7 +71,7 @@ def moves(other: str, shifts: str, change: Change, level: float = 0.95) -> str:
     amount = change.amount(same="as far")
     return (
         f"moves {amount} {'than' if change.value else 'as'} {other} "
-        f"{under(shifts)} (logit instability, {change.certainty(level)})"
+        f"{under(shifts)} ({figure}, {change.certainty(level)})"
     )
 
 

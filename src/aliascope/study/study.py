@@ -3,7 +3,7 @@
 ```
 RESULTS/study.json           the settings
 RESULTS/runs/ROLE[-SHIFTS]   what `measure` found of each model, under other shifts beside the first
-RESULTS/tables/*.csv         the six tables
+RESULTS/tables/*.csv         the seven tables
 RESULTS/data/*               rows that figures need beside them: spectra, latencies
 RESULTS/figures/*            png and svg
 RESULTS/manifest.json        of each table and figure: from which runs, and its caption
@@ -258,8 +258,9 @@ class Study:
     def require_classifiers(self) -> None:
         """Raise ModelError unless the stability of both models is known."""
         for role in ROLES:
-            if "sis" not in self.runs[role].images:
-                raise ModelError(f"{self.names[role]}: {self.instruments[role].no_classifier}")
+            if "prediction" not in self.runs[role].images:
+                told = self.instruments[role].no_classifier
+                raise ModelError(f"{self.names[role]} is no classifier: {told}")
 
     def joined_images(self, runs: dict[str, Run] | None = None) -> pd.DataFrame:
         """A row an image and role of the pair, of the images in both, in the same order.
@@ -375,7 +376,7 @@ class Study:
     def write_table(
         self, name: str, frame: pd.DataFrame, caption: str, runs: Sequence[str]
     ) -> None:
-        """Put one of the six tables in place.
+        """Put one of the seven tables in place.
 
         Args:
             name: of the file, without its ending.
@@ -426,7 +427,7 @@ class Study:
             write_file(self.path / "manifest.json", sealed(record))
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of the six tables."""
+        """One of the seven tables."""
         return self._read(f"tables/{name}.csv", read_csv)
 
     def rows(self, name: str) -> pd.DataFrame:

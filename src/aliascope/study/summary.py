@@ -1,7 +1,7 @@
 """What a study found, in one small record and a closing table."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ class Summary:
     """The results directory."""
     record: dict[str, Any]
     """What summary.json holds: study (the settings), command, versions, device, …; phases (number →
-    "complete" or why it was left out); seconds; images and skipped a role; headline; published (a
-    list of figure, published, here, difference; empty for other pairs); notices."""
+    "complete" or why it was left out); seconds; images and skipped a role; headline; together (the
+    rows of phase4_dependence); published (a list of figure, published, here, difference; empty for
+    other pairs); notices."""
 
     failed: dict[str, str]
     """Phase → why it was left out, of those that this call was asked for."""
@@ -87,6 +88,38 @@ def headline(study: Study) -> dict[str, Any]:
     }
     found["p_paired"] = {metric: p for metric, p in changes["p"].items() if lead in str(metric)}
     return found
+
+
+def together(study: Study) -> list[dict[str, Any]]:
+    """The rows of `phase4_dependence`; none without phase 4."""
+    if not (study.path / "tables/phase4_dependence.csv").exists():
+        return []
+    return study.table("phase4_dependence").to_dict("records")
+
+
+def explained(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What all layers together explain by a ridge, in words; "" where that is not known.
+
+    >>> row = {"model": "ridge", "role": "baseline", "target": "log sis", "columns": 25}
+    >>> explained([row | {"r2": 0.24, "r2_p": 0.002, "r2_beyond": 0.1, "r2_beyond_p": 0.01}])
+    'All layers together (25 figures, ridge, out of sample) explain of log SIS: baseline R² 0.240
+    (permutation p 0.002), of what confidence leaves 0.100 (p 0.01).'
+    """
+    clauses: dict[str, list[str]] = {}
+    for row in rows:
+        if row["model"] != "ridge" or math.isnan(_known(row["r2"])):
+            continue
+        alone, beyond = (f"{row[name]:.3f}" for name in ("r2", "r2_beyond"))
+        clauses.setdefault(row["target"].replace("_", " ").replace("sis", "SIS"), []).append(
+            f"{row['role']} R² {alone} (permutation p {row['r2_p']:.2g}), of what confidence "
+            f"leaves {beyond} (p {row['r2_beyond_p']:.2g})"
+        )
+    if not clauses:
+        return ""
+    counts = sorted({row["columns"] for row in rows})
+    said = "; ".join(f"of {target}: {', '.join(each)}" for target, each in clauses.items())
+    figures = f"{' or '.join(map(str, counts))} figures"
+    return f"All layers together ({figures}, ridge, out of sample) explain {said}."
 
 
 def published(study: Study) -> list[dict[str, Any]]:
@@ -164,6 +197,7 @@ def record_of(
         "images": {role: len(run.images) for role, run in runs.items()},
         "skipped": {role: run.skipped for role, run in runs.items()},
         "headline": headline(study),
+        "together": together(study),
         "published": published(study),
         "notices": notices,
     }
@@ -186,6 +220,7 @@ def _blocks(summary: Summary) -> Iterator[str]:
         same += f"under {lead} shifts: {tests}."
         yield wrapped([summary.verdict])
         yield wrapped([moved, same])
+    yield wrapped([explained(record.get("together", []))])
     skipped = len({item["image_id"] for rows in record["skipped"].values() for item in rows})
     notes = [f"notice: {text}" for text in record["notices"]]
     notes += (

@@ -244,7 +244,7 @@ def _figures(runs: dict[Border, Run], original: dict[Border, Run]) -> dict[str, 
     lead = next(iter(runs.values()))
     images = lead.images.set_index("image_id")
     before = next(iter(original.values())).images.set_index("image_id").loc[images.index]
-    if "sis" not in images:
+    if "prediction" not in images:
         raise ModelError(f"{lead.model} is no classifier: {lead.notices[0]}")
     columns = {
         "top1": images["correct"].astype("Float64"),

@@ -68,10 +68,21 @@ class Call(NamedTuple):
         return self.grid.scale
 
 
+class Name(NamedTuple):
+    """Which call of a forward it is, in whatever layout and number the pictures come."""
+
+    module: str
+    function: str
+    number: int
+    """Of the calls of that function in that module, from 0."""
+
+
 class Made(NamedTuple):
     """Stands for a map in a recorded call: what another call made."""
 
     call: int
+    item: int | None = None
+    """Which of its maps, where it made several."""
 
 
 class Program(NamedTuple):
@@ -91,11 +102,15 @@ class Program(NamedTuple):
         name = getattr(self.func, "__name__", "")
         return bool(self.kwargs.get("inplace")) or name.endswith("_") or name == "__setitem__"
 
-    def run(self, made: Mapping[int, Tensor]) -> Tensor:
+    def run(self, made: Mapping[int, Any]) -> Any:
         """Call it with maps in the places of those that it was called with."""
         args, kwargs = _filled((self.args, self.kwargs), made)
         output = self.func(*args, **kwargs)
         return args[0] if output is None else output
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def _made_in(nested: Any) -> Iterator[int]:
@@ -108,9 +123,10 @@ def _made_in(nested: Any) -> Iterator[int]:
         yield from _made_in(list(nested.values()))
 
 
-def _filled(nested: Any, made: Mapping[int, Tensor]) -> Any:
+def _filled(nested: Any, made: Mapping[int, Any]) -> Any:
     if isinstance(nested, Made):
-        return made[nested.call]
+        whole = made[nested.call]
+        return whole if nested.item is None else list(tensors_in(whole))[nested.item]
     if type(nested) in (list, tuple):
         return type(nested)(_filled(item, made) for item in nested)
     if type(nested) is dict:
@@ -293,7 +309,9 @@ class Trace(Watcher):
         super().__init__()
         self.calls: list[Call] = []
         self.programs: dict[int, Program] = {}
-        """The calls that made one map, as they can be made again."""
+        """The calls that made maps, as they can be made again."""
+        self.strides: dict[int, tuple[int, ...]] = {}
+        """How the map of each call lies in memory, which what follows may have looked at."""
         self.spans: list[Span] = []
         """Every run of a module, in the order in which they ended."""
         self.held: set[int] = set()
@@ -302,6 +320,8 @@ class Trace(Watcher):
         self._image = Grid((1, 1), (0, 0), (1, 1))
         self._images = 1
         self._made_by: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+        self._items: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+        """Of a map that was made together with others, which of them it is."""
         self._layers: list[tuple[int, StridedLayer]] = []
         self._sliced: set[tuple] = set()
 
@@ -316,16 +336,16 @@ class Trace(Watcher):
                 self._image = Grid((1, 1), (rows, columns), (1, 1))
             self._record(Call("input", "", (), None, self._image), tensors_in(inputs))
         frame.first_call = len(self.calls)
-        frame.source = None if frame.input is None else self._maker(frame.input)
+        frame.source = None if frame.input is None else self.maker(frame.input)
         args, kwargs = inputs
         first = next(chain(args, kwargs.values()), None)
         if isinstance(first, Tensor):
-            frame.read = self._maker(first)
+            frame.read = self.maker(first)
 
     def end(self, output: Any) -> Any:  # noqa: D102
         frame, returned = self.frames[-1], None
         same = isinstance(output, Tensor) and output is frame.input
-        if same and self._maker(output) != frame.read:
+        if same and self.maker(output) != frame.read:
             # Written in place: who reads what is returned is told from who reads what came in.
             output = returned = output.view_as(output)
         super().end(output)
@@ -338,7 +358,7 @@ class Trace(Watcher):
             # Scripted functions and custom gradients are out of sight: their module stands in.
             parents, grid = self._parents([frame.input]), self._grid(frame.input)
             self._record(Call("", frame.name, parents, None, grid), unseen)
-        made = self._maker(output) if isinstance(output, Tensor) else None
+        made = self.maker(output) if isinstance(output, Tensor) else None
         self.spans.append(Span(frame.name, frame.first_call, len(self.calls), frame.read, made))
         if not self.frames:
             for tensor in tensors_in(output):
@@ -373,10 +393,11 @@ class Trace(Watcher):
             grid = grid.sampled(sampling.stride, None if folded else sampling.output_shape[1:])
         elif sides := made_sides(function, source, made[0], grid, self._images):
             grid = grid.bordered(sides)
-        if isinstance(output, Tensor):
-            args, kwargs = self._without_maps(inputs)
-            self.programs[len(self.calls)] = Program(func, args, kwargs)
+        args, kwargs = self._without_maps(inputs)
+        self.programs[len(self.calls)] = Program(func, args, kwargs)
         self._record(Call(function, frame.name, parents, sampling, grid), made)
+        if not isinstance(output, Tensor):
+            self._items.update({tensor: item for item, tensor in enumerate(made)})
         if sampling and layer and not self._is_another_phase(sampling, parents):
             found = _layer(layer, [sampling], sampling.stride, grid, sampling.input, function)
             (frame.found if frame.leaf else self._layers).append((len(self.calls) - 1, found))
@@ -409,20 +430,22 @@ class Trace(Watcher):
         sampling = Sampling(kind, size, strides, frame.input, shape)
         grid = self._grid(frame.input).sampled(strides, shape[1:])
         parents = self._parents([output])
+        self.programs[len(self.calls)] = Program(_same, (self._without_maps(output),), {})
         self._record(Call("downsample", frame.name, parents, sampling, grid), [output])
 
     def _without_maps(self, nested: Any) -> Any:
         """Arguments with a `Made` for each map in them; a trace keeps no map alive."""
         if isinstance(nested, Tensor):
-            maker = self._maker(nested)
-            return nested if maker is None else Made(maker)
+            maker = self.maker(nested)
+            return nested if maker is None else Made(maker, self._items.get(nested))
         if type(nested) in (list, tuple):
             return type(nested)(self._without_maps(item) for item in nested)
         if type(nested) is dict:
             return {key: self._without_maps(item) for key, item in nested.items()}
         return nested
 
-    def _maker(self, tensor: Tensor) -> int | None:
+    def maker(self, tensor: Tensor) -> int | None:
+        """The call that made a map; None of what is constant, or was made out of sight."""
         maker = self._made_by.get(tensor, _CONSTANT)
         return None if maker == _CONSTANT else maker
 
@@ -434,6 +457,8 @@ class Trace(Watcher):
         self.calls.append(call)
         for tensor in made:
             self._made_by[tensor] = len(self.calls) - 1
+            self._items.pop(tensor, None)
+            self.strides[len(self.calls) - 1] = tensor.stride()
 
     def _together(self, frame: Frame, x: Tensor) -> list[tuple[int, StridedLayer]]:
         """The layers that a module without children is: itself, or the calls in it."""
@@ -490,7 +515,7 @@ class Trace(Watcher):
 
     def _grid(self, source: Tensor) -> Grid:
         """The grid of a map; of what was made out of sight, the image's until sizes tell."""
-        maker = self._maker(source)
+        maker = self.maker(source)
         if maker is None:
             return self._image._replace(coarsest=(inf, inf))
         return self.calls[maker].grid
@@ -501,7 +526,7 @@ class Trace(Watcher):
         What is smaller is spread over the largest; the product of queries and keys lies on the
         grid of the queries.
         """
-        known = [tensor for tensor in read if self._maker(tensor) is not None] or read[:1]
+        known = [tensor for tensor in read if self.maker(tensor) is not None] or read[:1]
         return known[0] if leading else max(known, key=Tensor.numel)
 
     def _corrected(self, grid: Grid, sides: Sides, where: str) -> Grid:
@@ -511,6 +536,16 @@ class Trace(Watcher):
             fall = " to ".join(f"{rows}×{columns}" for rows, columns in (grid.sides, found.sides))
             # Residual sums would show it again in all blocks that follow.
             self._falls.setdefault(fall, where)
+        return found
+
+    def named(self) -> dict[Name, int]:
+        """All calls by their names."""
+        counts: Counter[tuple[str, str]] = Counter()
+        found = {}
+        for index, call in enumerate(self.calls):
+            key = call.module, call.function
+            found[Name(*key, counts[key])] = index
+            counts[key] += 1
         return found
 
     @property

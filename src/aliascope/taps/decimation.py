@@ -8,7 +8,7 @@ A network and its dense twin then have the same D, wherever their operations rea
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from aliascope.layers import Downsampler
 from aliascope.records import StridedLayer
-from aliascope.taps.dataflow import Program, Span, Trace
+from aliascope.taps.dataflow import Name, Program, Span, Trace
+from aliascope.taps.replay import Replay, Undefined
 from aliascope.taps.sampling import at_stride_one, pair, slice_phase
 
 _NORMS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance_norm", "rms_norm"})
@@ -47,6 +48,7 @@ class Followers:
         self.recorded = recorded
         self._like = next(model.parameters(), torch.zeros(()))
         self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.names = {index: name for name, index in recorded.named().items()}
         self.readers: dict[int, list[int]] = defaultdict(list)
         for index, call in enumerate(recorded.calls):
             for parent in call.parents:
@@ -126,9 +128,14 @@ class Decimation:
     stride: tuple[int, int]
     phase: tuple[int, int]
     """Row and column of D at which the first sample is taken."""
+    node: Name
+    """The call that makes what is handed on: the samples, behind norm and activation,
+    or what the layer yields where it acts on them behind the sampling."""
     _dense: Callable[[Tensor], Tensor]
     _pool: Downsampler | None = None
     """The downsampler, where it chooses its samples by looking at the map."""
+    _hands_on: Callable[[Tensor], Tensor] | None = None
+    """From D to what the node makes, where those are not the samples."""
 
     def __call__(self, x: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch chan2 h2 w2"]:
         """D of what the layer reads."""
@@ -138,6 +145,11 @@ class Decimation:
     def chooses(self) -> bool:
         """Whether which samples are kept depends on the map, so that there is no one phase."""
         return self._pool is not None
+
+    @property
+    def hands_on_samples(self) -> bool:
+        """Whether what is handed on are the samples of one phase, and nothing else."""
+        return self._pool is None and self._hands_on is None
 
     def kept(
         self,
@@ -151,6 +163,19 @@ class Decimation:
             return self._pool.sample(dense, None if choice is None else choice[: len(dense)])
         _, rows, columns = self.layer.output_shape
         return grid(dense, self.stride, self.phase)[..., :rows, :columns]
+
+    def handed_on(self, dense: Float[Tensor, "batch chan h w"]) -> Float[Tensor, "batch *rest"]:
+        """What the node makes where D is this map.
+
+        Of layers that share a choice, the one that makes it must be asked first.
+        """
+        if self._hands_on is not None:
+            return self._hands_on(dense)
+        if self._pool is not None:
+            choice = self._pool.choice_of(dense)
+            self._pool.hand_over(choice)
+            return self._pool.sample(dense, choice)
+        return self.kept(dense)
 
 
 def decimations(model: nn.Module, recorded: Trace) -> tuple[dict[str, Decimation], dict[str, str]]:
@@ -172,7 +197,7 @@ def decimations(model: nn.Module, recorded: Trace) -> tuple[dict[str, Decimation
         for at, layer in recorded.located_layers():
             try:
                 found[layer.name] = _decimation(following, at, layer)
-            except _Undefined as reason:
+            except Undefined as reason:
                 missing[layer.name] = str(reason)
     return found, missing
 
@@ -181,31 +206,30 @@ def _filtered(pool: Downsampler, x: Tensor) -> Tensor:
     return pool.dense(x)[:, :, : x.shape[2], : x.shape[3]]
 
 
-class _Undefined(Exception):  # noqa: N818
-    """Why it cannot be said what a layer decimates."""
-
-
 def _decimation(following: Followers, at: int, layer: StridedLayer) -> Decimation:
-    stride = int(layer.stride[0]), int(layer.stride[1])
+    stride, names = (int(layer.stride[0]), int(layer.stride[1])), following.names
     if layer.stride != stride:
-        raise _Undefined("it resamples by no whole number")
+        raise Undefined("it resamples by no whole number")
     module = following.modules[layer.name.partition("#")[0]] if not layer.function else None
     if isinstance(module, Downsampler):
         chooser = None if type(module).choice_of is Downsampler.choice_of else module
-        return Decimation(layer, stride, module.starts, partial(_filtered, module), chooser)
+        return Decimation(
+            layer, stride, module.starts, names[at], partial(_filtered, module), chooser
+        )
     if layer.kernel == (1, 1) and layer.kind == "conv":
-        return Decimation(layer, stride, (0, 0), lambda x: x)
+        strided, _, end = _responses(following, at, layer, module)
+        return Decimation(layer, stride, (0, 0), names[end], lambda x: x, None, strided)
     if layer.kind == "slice":
         return _slices(following, at, layer, module)
     strided, dense, end = _responses(following, at, layer, module)
     phase = found_phase(layer, strided, dense, module)
     if phase is None:
-        raise _Undefined("what it yields are no samples of its response at stride 1")
+        raise Undefined("what it yields are no samples of its response at stride 1")
     if layer.kind != "conv" or layer.kernel == stride:  # patches are filtered before they are cut
-        return Decimation(layer, stride, phase, dense)
+        return Decimation(layer, stride, phase, names[end], dense)
     last = following.activated(end, layer.output_shape[0])
-    behind = _Replay(following.recorded.programs, end, last)
-    return Decimation(layer, stride, phase, lambda x: behind(dense(x)))
+    behind = Replay(following.recorded.programs, [end], last)
+    return Decimation(layer, stride, phase, names[last], lambda x: behind({end: dense(x)}))
 
 
 def _responses(
@@ -221,12 +245,13 @@ def _responses(
     start, call = _entry(following, at, layer, module), recorded.calls[at]
     program = recorded.programs.get(at)
     if call.sampling is None or call.sampling.stride != layer.stride or program is None:
-        raise _Undefined("it samples more than once")
+        raise Undefined("it samples more than once")
     twin = at_stride_one(program.func, call.function, program.args, program.kwargs, layer.stride)
     if twin is None:
-        raise _Undefined("its response at stride 1 cannot be had")
+        raise Undefined("its response at stride 1 cannot be had")
     programs = {**recorded.programs, at: Program(*twin)}
-    return _Replay(recorded.programs, start, at), _Replay(programs, start, at), at
+    strided, dense = (Replay(each, [start], at) for each in (recorded.programs, programs))
+    return lambda x: strided({start: x}), lambda x: dense({start: x}), at
 
 
 def _slices(
@@ -238,9 +263,18 @@ def _slices(
     (read,) = recorded.calls[at].parents[:1] or (at,)
     phase = program and slice_phase(recorded.calls[at].function, program.args)
     if phase is None:
-        raise _Undefined("which samples it takes is not known")
-    before = _Replay(recorded.programs, start, read) if module else lambda x: x
-    return Decimation(layer, (int(layer.stride[0]), int(layer.stride[1])), phase, before)
+        raise Undefined("which samples it takes is not known")
+    before = Replay(recorded.programs, [start], read)
+    stride = int(layer.stride[0]), int(layer.stride[1])
+    sampling = recorded.calls[at].sampling
+    back = (0, 2, 3, 1) if sampling and sampling.channels_last and module is None else (0, 1, 2, 3)
+    # Who takes all phases takes them from D.
+    return Decimation(
+        *(layer, stride, phase, following.names[read]),
+        lambda x: before({start: x}),
+        None,
+        lambda dense: dense.permute(back),
+    )
 
 
 def _entry(following: Followers, at: int, layer: StridedLayer, module: nn.Module | None) -> int:
@@ -249,35 +283,6 @@ def _entry(following: Followers, at: int, layer: StridedLayer, module: nn.Module
         return next(iter(following.recorded.calls[at].parents), at)
     reads = (span.input for span in following.recorded.spans if span.module == layer.name)
     return next((read for read in reads if read is not None), at)
-
-
-class _Replay:
-    """The calls from one to another, made again on another map: a function of what the first made.
-
-    Raises:
-        _Undefined: a call on the way was not seen, or reads a map from elsewhere.
-    """
-
-    def __init__(self, programs: Mapping[int, Program], start: int, end: int) -> None:
-        self._start, self._end = start, end
-        self._steps: list[tuple[int, Program]] = []
-        waiting, needed = [end], set()
-        while waiting:
-            if (index := waiting.pop()) in needed or index == start:
-                continue
-            needed.add(index)
-            program = programs.get(index)
-            if program is None or index < start:
-                raise _Undefined("what follows it cannot be computed again")
-            waiting += program.reads()
-        self._steps = [(index, programs[index]) for index in sorted(needed)]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Run them."""
-        made = {self._start: x.clone() if any(p.in_place for _, p in self._steps) else x}
-        for index, program in self._steps:
-            made[index] = program.run(made)
-        return made[self._end]
 
 
 def found_phase(
