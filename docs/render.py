@@ -274,6 +274,52 @@ def bounded(rows, name, form):
     return [f"{number(x, form)} {limits(low, high, form)}" for x, low, high in limited]
 
 
+def trained(study):
+    """Networks that were trained with each downsampler: a row a method, against the strided one."""
+    rows = pd.read_csv(study / "methods.csv")
+    shown = {"accuracy": "top-1", "logit_instability": "logit instability"}
+    shown |= {"agreement": "agreement", "sis_half": "SIS at confidence ½"}
+    shown |= {"processor_seconds": "processor seconds"}
+    cells = {"method": list(dict.fromkeys(rows["method"]))}
+    for name, title in shown.items():
+        own = rows[rows["figure"] == name].set_index("method").loc[cells["method"]]
+        digits = 0 if name == "processor_seconds" else 3 if name != "sis_half" else 4
+        cells[title] = [f"{mean:.{digits}f}" for mean in own["mean_b"]]
+        for i, row in enumerate(own.itertuples()):
+            if digits and row.Index != "strided":
+                form = f"+.{digits}f"
+                moved = f"{row.difference:{form}} {limits(row.low, row.high, form)}"
+                cells[title][i] += f", {moved}"
+    return markdown(cells)
+
+
+def fed(study):
+    """What training with a low-pass changes in front of it, all places together."""
+    rows = pd.read_csv(study / "delegation.csv")
+    rows = rows[(rows["place"] == "all") & (rows["figure"] == "fed_avr")]
+    return _changes(rows, "comparison")
+
+
+def fed_places(study):
+    """The same of what was learned, place by place."""
+    rows = pd.read_csv(study / "delegation.csv")
+    rows = rows[(rows["comparison"] == "learned") & (rows["figure"] == "fed_avr")]
+    return _changes(rows[rows["place"] != "all"], "place")
+
+
+def _changes(rows, name):
+    """A row a method, a column each value of another column: the change and its interval."""
+    cells = {"method": list(dict.fromkeys(rows["method"]))}
+    for value in dict.fromkeys(rows[name]):
+        own = rows[rows[name] == value].set_index("method").loc[cells["method"]]
+        cells[value] = [
+            f"{row.mean_a:.3f} → {row.mean_b:.3f}, {row.difference:+.3f} "
+            f"{limits(row.low, row.high, '+.3f')}"
+            for row in own.itertuples()
+        ]
+    return markdown(cells)
+
+
 def plain(values):
     """Cells of a column: text as it is, large numbers whole, others to four places."""
     return [
@@ -284,6 +330,7 @@ def plain(values):
 
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
 _MAKERS += (penalty, methods, shares, steps, cures, explained, flips)
+_MAKERS += (trained, fed, fed_places)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 
