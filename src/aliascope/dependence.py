@@ -65,7 +65,7 @@ def depends(a: pd.DataFrame, target: ArrayLike, groups: ArrayLike) -> pd.DataFra
     >>> x = np.linspace(-1, 1, 60)
     >>> row = depends(pd.DataFrame({"conv1": x}), x**2, range(60)).loc["conv1"]
     >>> print(f"{row.pearson_p:.1f} {row.dcor_p:.3f} {row.mi_p:.3f} {row.network:.2f}")
-    1.0 0.002 0.002 0.99
+    1.0 0.002 0.002 1.00
     """
     x, y = a.to_numpy(float), np.asarray(target, float)
     valid = np.isfinite(x) & np.isfinite(y)[:, None]

@@ -29,7 +29,7 @@ class Watch:
         shifts: as for `aliasing`; None measures the layers alone.
         batch_size: images per forward, as for `aliasing`.
 
-    >>> watch = Watch(torch.rand(2, 3, 16, 16), figures=["avr"])
+    >>> watch = Watch(torch.rand(2, 3, 16, 16), figures=["avr"], shifts=None)
     >>> list(watch.measured(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2))))
     ['aliascope/avr/0']
     """

@@ -366,7 +366,7 @@ def _sentences(run: Run) -> Iterator[str]:
     elif known["output_instability"]:
         moved = share(*means.loc["output_instability"], of="its answer's length")
         yield f"{run.model} moves {shifts} by {moved}."
-    elif kept:
+    elif kept and "detections" in images:
         yield f"{run.model} keeps {shifts} {kept}."
     layers = run.layers.reindex(columns=["image_id", "layer", "alias_share"]).dropna()
     if len(layers):

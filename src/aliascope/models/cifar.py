@@ -58,6 +58,7 @@ class CifarResNet8(nn.Module):
     Source: He et al. 2016, Deep Residual Learning (arXiv 1512.03385), section 4.2, made smaller: a
         block a stage, the sampling earlier, and a convolution in each shortcut that needs one.
 
+    >>> import torch
     >>> CifarResNet8()(torch.zeros(2, 3, 24, 24)).shape
     torch.Size([2, 10])
     """
