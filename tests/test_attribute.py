@@ -415,3 +415,12 @@ class TestContinuation:
         part = replace(both, places=both.places[:1])
         with pytest.raises(Undefined, match="not on all paths"):
             rest.of(part, [torch.zeros(2, 16, 8, 8)])
+
+
+def test_an_attribution_lies_where_its_run_does(net, folder, tmp_path, monkeypatch):
+    """Also at an address, which is no path: nothing is written here."""
+    pytest.importorskip("upath")
+    monkeypatch.chdir(tmp_path)
+    found = found_of(net, folder, out="memory://why/run", limit=2)
+    assert str(Attribution.open("memory://why/run/attribution.json")) == str(found)
+    assert list(tmp_path.iterdir()) == []

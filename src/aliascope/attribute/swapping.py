@@ -56,7 +56,10 @@ class Attributor:
 
     def __init__(self, instrument: Instrument, doses: int = 0) -> None:
         if instrument.classes is None:
-            raise ModelError(instrument.no_classifier)
+            raise ModelError(
+                "attribution needs a classifier that returns (batch, classes) logits, and this "
+                "network returns something else: `aliascope measure` takes others, too"
+            )
         if instrument.singly:
             raise ModelError(
                 "this network's maps depend on what else is in a batch, so that what a picture "

@@ -127,7 +127,7 @@ class Result:
         """
         record = {"kind": type(self).__name__, "format": _RESULT_FORMAT}
         record |= {name: _encoded(value) for name, value in vars(self).items()}
-        write_file(Path(path), sealed(record))
+        write_file(place(path), sealed(record))
 
     @classmethod
     def open(cls: type[_Kept], path: str | Path) -> _Kept:  # noqa: PYI019
@@ -137,7 +137,7 @@ class Result:
             RunError: there is no such file, or it holds something else.
         """
         try:
-            text = json.dumps(unsealed(Path(path).read_bytes(), older=True))
+            text = json.dumps(unsealed(place(path).read_bytes(), older=True))
             record = json.loads(text, object_hook=_decoded)
             kind, version = record.pop("kind"), record.pop("format")
         except OSError as error:
