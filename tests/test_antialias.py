@@ -453,10 +453,6 @@ class TestPlaces:
         wanted = BlurPool(3, 1)(x)
         torch.testing.assert_close(tapped.inputs[layer.name], wanted)
 
-    def test_patches_need_a_method_that_filters_at_stride_one(self):
-        with pytest.raises(ModelError, match=r"its patches do not overlap.*blurpool or adaptive"):
-            antialias(timm_model("convnext_atto")(), "ideal", example=image())
-
     def test_blur_pools_that_are_there_are_left_and_named(self):
         report = conversion_of(antialias(timm_model("resnetblur18")(), example=image()))
         already = [row.layer for row in report.layers if row.note == "anti-aliased already"]

@@ -15,6 +15,7 @@ from aliascope.antialias.recipe import Recipe
 from aliascope.layers import Downsampler
 from aliascope.records import StridedLayer
 from aliascope.taps import Trace
+from aliascope.taps.dataflow import split_convolutions
 from aliascope.taps.decimation import Followers, densified, found_phase
 from aliascope.taps.sampling import pair
 
@@ -47,6 +48,8 @@ class Step(NamedTuple):
     note: str
     folded: bool = False
     """Whether the filter goes into the kernel, and nothing is attached."""
+    cutoff: tuple[int, int] | None = None
+    """The stride that follows, where the downsampler only filters."""
 
 
 class Unconvertible(Exception):  # noqa: N818
@@ -87,9 +90,12 @@ class Planner:
             raise Unconvertible(_reason_of_call(layer))
         module = self.modules[name]
         runs = self.recorded.counts[name]
-        if isinstance(module, nn.Conv2d):
+        chunks = split_convolutions(module)
+        if isinstance(module, nn.Conv2d) or chunks:
             if runs > 1:
                 raise Unconvertible(f"the convolution runs {runs} times in a forward")
+            if chunks:
+                return self._split_convolution(at, layer, module, chunks)
             return self._convolution(at, layer, module)
         if not isinstance(module, nn.MaxPool2d | nn.LPPool2d | nn.AvgPool2d):
             known = "Conv2d, MaxPool2d, LPPool2d or AvgPool2d"
@@ -105,7 +111,7 @@ class Planner:
         channels = layer.input_shape[0], layer.output_shape[0]
         label = _label(self.recipe.method)
         if self.recipe.method == FOLDED and tuple(conv.kernel_size) != (1, 1):
-            return self._folded(layer, conv)
+            return self._folded(layer, [conv])
         if stride == tuple(conv.kernel_size):
             if self.recipe.method not in LOW_PASSES:
                 methods = " or ".join(LOW_PASSES)
@@ -113,25 +119,39 @@ class Planner:
                     f"its patches do not overlap, so it needs a low-pass at stride 1: {methods}"
                 )
             place, note = Place("before", name), f"{label} at stride 1 before it"
-            return Step(name, False, place, channels[0], (1, 1), (0, 0), note)
+            return Step(name, False, place, channels[0], (1, 1), (0, 0), note, cutoff=stride)
         if tuple(conv.kernel_size) == (1, 1):
             if conv.padding not in ((0, 0), 0, "valid"):
                 raise Unconvertible("a 1×1 convolution with padding")
             place, note = Place("before", name), f"{label} before it, then it at stride 1"
             return Step(name, True, place, channels[0], stride, (0, 0), note)
+        return self._dense_convolution(at, layer, conv)
+
+    def _split_convolution(
+        self, at: int, layer: StridedLayer, conv: nn.Module, chunks: list[nn.Conv2d]
+    ) -> Step:
+        if len({chunk.stride for chunk in chunks}) > 1:
+            raise Unconvertible("the convolutions in it have several strides")
+        if self.recipe.method == FOLDED:
+            return self._folded(layer, chunks)
+        return self._dense_convolution(at, layer, conv)
+
+    def _dense_convolution(self, at: int, layer: StridedLayer, conv: nn.Module) -> Step:
+        name, channels = layer.name, layer.output_shape[0]
         phase = _phase(conv, layer)
         end = next(s.output for s in self.recorded.spans if s.module == name)
-        end = self.following.activated(at if end is None else end, channels[1])
+        end = self.following.activated(at if end is None else end, channels)
         place = self._place(end)
+        label = _label(self.recipe.method)
         note = f"conv at stride 1, then {label} {place.side} {place.module}"
-        return Step(name, True, place, channels[1], stride, phase, note)
+        return Step(name, True, place, channels, _whole(layer.stride), phase, note)
 
-    def _folded(self, layer: StridedLayer, conv: nn.Conv2d) -> Step:
-        if conv.dilation != (1, 1):
+    def _folded(self, layer: StridedLayer, chunks: list[nn.Conv2d]) -> Step:
+        if any(conv.dilation != (1, 1) for conv in chunks):
             raise Unconvertible(
                 "its kernel is dilated: a filter folded into it would be as large as all it spans"
             )
-        rows, columns = (side + self.recipe.size - 1 for side in conv.kernel_size)
+        rows, columns = (side + self.recipe.size - 1 for side in layer.kernel)
         note = f"{self.recipe.size} taps in its kernel, {rows} × {columns} now"
         place, channels = Place("before", layer.name), layer.output_shape[0]
         return Step(layer.name, False, place, channels, (1, 1), (0, 0), note, folded=True)
@@ -244,8 +264,9 @@ def _reason_of_call(layer: StridedLayer) -> str:
 
 
 def folded_into(module: nn.Module | None) -> bool:
-    """Whether a convolution's kernel holds a low-pass."""
-    return hasattr(module, "low_pass")
+    """Whether a convolution's kernel holds a low-pass, or those of split convolutions do."""
+    chunks = split_convolutions(module) if module else []
+    return any(hasattr(conv, "low_pass") for conv in chunks or [module])
 
 
 def _label(method: str) -> str:

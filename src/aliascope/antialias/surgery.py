@@ -24,6 +24,7 @@ from aliascope.errors import ModelError
 from aliascope.layers._downsampler import binomial, depthwise
 from aliascope.layers._polyphase import PolyphaseChoice
 from aliascope.taps import Trace, evaluating
+from aliascope.taps.dataflow import split_convolutions
 from aliascope.taps.decimation import densify
 from aliascope.taps.sampling import pair
 
@@ -88,7 +89,8 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
     first = steps[0]
     module: Any = model.get_submodule(first.module)
     if first.folded:
-        fold(module, recipe.size)
+        for conv in split_convolutions(module) or [module]:
+            fold(conv, recipe.size)
         return [first.module]
     pool: nn.Module
     pools = {
@@ -100,6 +102,7 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
             padding=recipe.padding,
             wavelet=recipe.wavelet,
             phase=step.phase,
+            cutoff=step.cutoff,
         )
         for step in steps
     }

@@ -160,6 +160,10 @@ class Frame:
     """The module, where it is one of aliascope's own: a layer, whatever it computes and holds."""
     hidden: bool = False
     """Whether it runs inside such a downsampler, and is part of it."""
+    split: bool = False
+    """Whether its children convolve a chunk of the channels each: one layer all together."""
+    chunk: bool = False
+    """Whether it is such a child."""
     first_call: int = 0
     read: int | None = None
     """The call that made its first argument, where that is a tensor."""
@@ -190,11 +194,15 @@ class Watcher(TorchFunctionMode):
             self.counts.clear()
         x = next(tensors_in(inputs), None)
         own = name != "" and isinstance(module, Downsampler)
+        split = bool(split_convolutions(module))
         childless = own or all(_is_detail(module, *child) for child in module.named_children())
         hidden = any(frame.downsampler or frame.hidden for frame in self.frames[-1:])
-        leaf = name != "" and childless and not hidden and x is not None and x.ndim == 4
+        chunk = any(frame.leaf and frame.split for frame in self.frames[-1:])
+        inside = name == "" or hidden or chunk
+        leaf = (split or childless) and not inside and x is not None and x.ndim == 4
         downsampler = module if own and leaf else None
-        self.frames.append(Frame(name, self._numbered(name), leaf, x, downsampler, hidden))
+        layer = self._numbered(name)
+        self.frames.append(Frame(name, layer, leaf, x, downsampler, hidden, split, chunk))
 
     def end(self, output: Any) -> Any:
         """The innermost module's forward ends; the output is None where it raised.
@@ -235,6 +243,19 @@ class Watcher(TorchFunctionMode):
         """`pool` for the first call of a forward, `pool#2` for the second."""
         self.counts[name] += 1
         return name if self.counts[name] == 1 else f"{name}#{self.counts[name]}"
+
+
+def split_convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions of a container that hands each of them a chunk of the channels, as MixNet.
+
+    >>> split_convolutions(nn.ModuleList([nn.Conv2d(3, 3, 1)]))  # no forward of its own
+    []
+    """
+    holds = isinstance(module, nn.ModuleDict | nn.ModuleList)
+    if not holds or type(module).forward is nn.Module.forward:
+        return []
+    found = [child for child in module.children() if isinstance(child, nn.Conv2d)]
+    return found if len(found) == len(module) else []
 
 
 def _is_detail(parent: nn.Module, name: str, module: nn.Module) -> bool:
@@ -352,7 +373,7 @@ class Trace(Watcher):
         if frame.downsampler:
             self._downsampled(frame, frame.downsampler, output)
         if frame.leaf and frame.input is not None:
-            self._layers += self._together(frame, frame.input)
+            self._layers += self._together(frame, frame.input, output)
         unseen = [tensor for tensor in tensors_in(output) if tensor not in self._made_by]
         if unseen and frame.input is not None:
             # Scripted functions and custom gradients are out of sight: their module stands in.
@@ -400,8 +421,9 @@ class Trace(Watcher):
             self._items.update({tensor: item for item, tensor in enumerate(made)})
         if sampling and layer and not self._is_another_phase(sampling, parents):
             found = _layer(layer, [sampling], sampling.stride, grid, sampling.input, function)
-            (frame.found if frame.leaf else self._layers).append((len(self.calls) - 1, found))
-            frame.channels_last |= sampling.channels_last
+            holder = self.frames[-2] if frame.chunk else frame
+            (holder.found if holder.leaf else self._layers).append((len(self.calls) - 1, found))
+            holder.channels_last |= sampling.channels_last
 
     def _known(
         self, sampling: Sampling, function: str, grid: Grid, parents: tuple[int, ...]
@@ -460,7 +482,7 @@ class Trace(Watcher):
             self._items.pop(tensor, None)
             self.strides[len(self.calls) - 1] = tensor.stride()
 
-    def _together(self, frame: Frame, x: Tensor) -> list[tuple[int, StridedLayer]]:
+    def _together(self, frame: Frame, x: Tensor, output: Any) -> list[tuple[int, StridedLayer]]:
         """The layers that a module without children is: itself, or the calls in it."""
         inside = enumerate(self.calls[frame.first_call :], frame.first_call)
         sampled = [
@@ -478,6 +500,10 @@ class Trace(Watcher):
         stride = after.scale[0] / before.scale[0], after.scale[1] / before.scale[1]
         samplings = [call.sampling for call in calls]
         layer = _layer(frame.layer, samplings, stride, after, x)
+        if frame.split and isinstance(output, Tensor) and output.ndim == 4:
+            kernel = max(sampling.kernel for sampling in samplings)
+            _, channels, rows, columns = output.shape
+            layer = replace(layer, kernel=kernel, output_shape=(channels, rows, columns))
         return [(indices[0], layer)] if max(stride) > 1 else []
 
     def _is_one(self, frame: Frame, samplings: Sequence[int], x: Tensor) -> bool:
