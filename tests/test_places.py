@@ -3,7 +3,9 @@
 import pytest
 import timm
 import torch
+import torchvision
 from timm.layers import MixedConv2d
+from timm.models import swin_transformer
 from torch import nn
 
 from aliascope import ModelError, antialias, conversion_of, strided_layers, tap
@@ -149,6 +151,141 @@ class TestPatches:
         methods = "blurpool or adaptive or folded or ideal"
         with pytest.raises(ModelError, match=f"do not overlap.*at stride 1: {methods}"):
             antialias(patches(), method, example=image())
+
+
+class Sliced(nn.Module):
+    """Space to depth of (B, C, H, W) by slices, of all phases or of some."""
+
+    def __init__(self, phases=((0, 0), (0, 1), (1, 0), (1, 1))):
+        super().__init__()
+        self.phases, self.reduce = phases, nn.Conv2d(8 * len(phases), 16, 1)
+
+    def forward(self, x):
+        return self.reduce(torch.cat([x[:, :, i::2, j::2] for i, j in self.phases], 1))
+
+
+class Merged(nn.Module):
+    """Around a patch merging of maps that are (B, H, W, C)."""
+
+    def __init__(self, merging):
+        super().__init__()
+        self.before, self.merge = conv_block(3, 8), merging(8)
+
+    def forward(self, x):
+        return self.merge(self.before(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+MERGINGS = {
+    "timm": lambda: Merged(swin_transformer.PatchMerging),
+    "torchvision": lambda: Merged(torchvision.models.swin_transformer.PatchMerging),
+    "slices": lambda: nn.Sequential(conv_block(3, 8), Sliced()),
+}
+
+
+@pytest.mark.parametrize("name", MERGINGS)
+class TestPatchMerging:
+    """All phases are kept; what reads them is a convolution of patches."""
+
+    def test_it_is_a_layer(self, name):
+        net, x = built(MERGINGS[name]), image(62)
+        (layer,) = strided_layers(net, x)
+        assert layer.name == ("1.slice" if name == "slices" else "merge.slice")
+        assert (layer.kind, layer.stride, layer.cumulative_stride) == ("slice", (2, 2), (2, 2))
+        assert (layer.input_shape, layer.output_shape[1:]) == ((8, 62, 62), (31, 31))
+        with torch.no_grad(), tap(net, [layer]) as tapped:
+            net(x)
+            read = (net[0] if name == "slices" else net.before)(x)
+        assert torch.equal(tapped.inputs[layer.name], read)
+        found, missing = decimations(net, trace(net, x))
+        assert missing == {}
+        assert torch.equal(found[layer.name].kept(found[layer.name](read)), read[..., ::2, ::2])
+
+    @pytest.mark.parametrize("side", [64, 63])
+    def test_one_tap_is_the_original_network(self, name, side):
+        side += name == "slices" and side % 2  # whose phases must be of one size
+        net, x = built(MERGINGS[name]), image(side, batch=2)
+        converted = antialias(net, size=1, example=x)
+        assert conversion_of(converted).layers[0].outcome == "converted"
+        assert_same_network(converted, net, x)
+
+    @pytest.mark.parametrize("method", ["blurpool", "adaptive", "ideal", "folded"])
+    def test_a_low_pass_stands_before_it(self, name, method):
+        net, x = built(MERGINGS[name]), image()
+        converted = antialias(net, method, example=x)
+        (row,) = conversion_of(converted).layers
+        host = row.layer.removesuffix(".slice")
+        assert row.downsampler == f"{host}.0"
+        assert row.note.endswith(f"at stride 1 before {host}")
+        assert row.flops_after > row.flops_before == 0
+        (layer,) = strided_layers(converted, x)
+        assert layer.name == row.layer
+        ideal = IdealPool(8, 1, cutoff=2, padding="reflect")
+        low_pass = ideal if method == "ideal" else BlurPool(8, 1)
+        with torch.no_grad(), tap(converted, [layer]) as tapped:
+            converted(x)
+            wanted = low_pass((net[0] if name == "slices" else net.before)(x))
+        torch.testing.assert_close(tapped.inputs[layer.name], wanted)
+        missing, unexpected = converted.load_state_dict(net.state_dict(), strict=False)
+        assert not unexpected
+        assert bool(missing) == (method == "adaptive")
+        with pytest.raises(ModelError, match="anti-aliased already"):
+            antialias(converted, example=x)
+
+    def test_where_the_map_is_read_past_it_nothing_is_filtered(self, name):
+        class Read(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = MERGINGS[name]()
+
+            def forward(self, x):
+                first, second = self.net.children()
+                x = first(x)
+                if name != "slices":
+                    x = x.permute(0, 2, 3, 1)
+                return second(x).mean((1, 2, 3)) + x.mean((1, 2, 3))
+
+        with pytest.raises(ModelError, match="a strided slice, with no operation before it"):
+            antialias(Read(), example=image())
+
+
+def test_some_phases_alone_are_no_patches():
+    net = nn.Sequential(conv_block(3, 8), Sliced(((0, 0), (1, 1))))
+    with pytest.raises(ModelError, match="a strided slice, with no operation before it"):
+        antialias(net, example=image())
+
+
+def test_windows_are_no_samples():
+    """As Swin partitions a map, by the same functions as it merges patches."""
+
+    class Windows(nn.Module):
+        def forward(self, x):
+            batch, rows, columns, channels = x.shape
+            x = x.view(batch, rows // 4, 4, columns // 4, 4, channels).permute(0, 1, 3, 2, 4, 5)
+            windows = x.reshape(-1, 4, 4, channels)
+            x = windows.view(batch, rows // 4, columns // 4, 4, 4, channels)
+            return x.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, channels)
+
+    assert strided_layers(Merged(lambda _: Windows()), image()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_swin(library):
+    x = image(64, batch=2)
+    if library == "timm":
+        swin = "swin_tiny_patch4_window7_224"
+        net = built(lambda: timm.create_model(swin, img_size=64, num_classes=4, depths=(1,) * 4))
+    else:
+        net = built(lambda: torchvision.models.swin_t(num_classes=4))
+    recorded = trace(net, x)
+    assert recorded.unexplained == []
+    strides = [layer.cumulative_stride for layer in recorded.strided_layers()]
+    assert strides == [(4, 4), (8, 8), (16, 16), (32, 32)]
+    for method, size in (("blurpool", 1), ("ideal", 3)):
+        converted = antialias(net, method, size=size, stem="convert", example=x)
+        assert [row.outcome for row in conversion_of(converted).layers] == ["converted"] * 4
+        if size == 1:
+            assert_same_network(converted, net, x)
 
 
 class TestIdealCutoff:

@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from typing import Any, Literal, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from aliascope.antialias.downsamplers import FOLDED, LOW_PASSES, centre, layer_of
 from aliascope.antialias.recipe import Recipe
@@ -50,6 +50,20 @@ class Step(NamedTuple):
     """Whether the filter goes into the kernel, and nothing is attached."""
     cutoff: tuple[int, int] | None = None
     """The stride that follows, where the downsampler only filters."""
+    channels_last: bool = False
+    """Whether the map at the place is (B, H, W, C)."""
+
+
+class ChannelsLast(nn.Module):
+    """A downsampler of maps that are (B, H, W, C)."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter along rows and columns."""
+        return self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Unconvertible(Exception):  # noqa: N818
@@ -86,6 +100,8 @@ class Planner:
             Unconvertible: it cannot be done.
         """
         name = layer.name.partition("#")[0]
+        if layer.kind == "slice" and (step := self._merged(at, layer)):
+            return step
         if layer.function:
             raise Unconvertible(_reason_of_call(layer))
         module = self.modules[name]
@@ -145,6 +161,27 @@ class Planner:
         label = _label(self.recipe.method)
         note = f"conv at stride 1, then {label} {place.side} {place.module}"
         return Step(name, True, place, channels, _whole(layer.stride), phase, note)
+
+    def _merged(self, at: int, layer: StridedLayer) -> Step | None:
+        """Before a module that hands on all phases of what it reads, as Swin's patch merging."""
+        sampled, stride = self.recorded.calls[at].sampling, _whole(layer.stride)
+        if sampled is None or self.recipe.method not in LOW_PASSES:
+            return None
+        if self.recorded.phases(at) < stride[0] * stride[1]:
+            return None
+        read = self.recorded.unpadded(self.recorded.sliced(at))
+        for span in self.following.reading(read):
+            if self._takes(span.module):
+                place = Place("before", span.module)
+                note = f"{_label(self.recipe.method)} at stride 1 before {span.module}"
+                channels, last = layer.input_shape[0], sampled.channels_last
+                ones, first = (1, 1), (0, 0)
+                return Step(
+                    *(span.module, False, place, channels, ones, first, note),
+                    cutoff=stride,
+                    channels_last=last,
+                )
+        return None
 
     def _folded(self, layer: StridedLayer, chunks: list[nn.Conv2d]) -> Step:
         if any(conv.dilation != (1, 1) for conv in chunks):
@@ -235,10 +272,12 @@ class Planner:
         return name != "" and once and not isinstance(module, _CONTAINERS)
 
     def _filters(self, at: int, layer: StridedLayer) -> bool:
-        makers = (self.recorded.calls[i].module for i in self.recorded.calls[at].parents)
+        makers = [self.recorded.calls[i].module for i in self.recorded.calls[at].parents]
+        if layer.kind == "slice":
+            makers = [self.recorded.calls[self.recorded.unpadded(self.recorded.sliced(at))].module]
         return (
             layer.kind in ("blur_pool", "max_blur_pool")
-            or any(isinstance(self.modules[maker], Downsampler) for maker in makers)
+            or any(isinstance(self.modules[maker], Downsampler | ChannelsLast) for maker in makers)
             or folded_into(self.modules.get(layer.name.partition("#")[0]))
         )
 

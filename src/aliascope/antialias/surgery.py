@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aliascope.antialias.downsamplers import downsampler
-from aliascope.antialias.places import Place, Step
+from aliascope.antialias.places import ChannelsLast, Place, Step
 from aliascope.antialias.recipe import Recipe
 from aliascope.errors import ModelError
 from aliascope.layers._downsampler import binomial, depthwise
@@ -108,6 +108,7 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
     }
     shared = len(steps) > 1
     pool = PerChannels(pools) if shared else pools[str(first.channels)]
+    pool = ChannelsLast(pool) if first.channels_last else pool
     pool.to(device).train(model.training)
     if isinstance(module, nn.AvgPool2d):
         if not module.ceil_mode and type(module).forward is nn.AvgPool2d.forward:

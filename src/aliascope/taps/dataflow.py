@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
-from math import inf
+from math import inf, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from aliascope.errors import ModelError
 from aliascope.layers import Downsampler
 from aliascope.records import Kind, StridedLayer
 from aliascope.runtime import is_compiled
-from aliascope.taps.sampling import Sampling, sampling_of, tensors_in
+from aliascope.taps.sampling import MERGES, Sampling, sampling_of, slice_phase, tensors_in
 from aliascope.taps.sizes import (
     ON_THE_FIRST,
     Grid,
@@ -31,6 +31,7 @@ from aliascope.taps.sizes import (
 )
 
 _SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+_SLICES = MERGES | {"__getitem__"}
 _PADS = {"pad", "_pad", "constant_pad_nd"}
 _WEIGHTED = {"conv2d", "convolution", "deform_conv2d", "linear"}
 _PRODUCTS = {
@@ -272,7 +273,7 @@ def _is_detail(parent: nn.Module, name: str, module: nn.Module) -> bool:
 
 def _call_name(module: str, function: str) -> str:
     """The layer name of a bare call: `layer1.max_pool2d`."""
-    function = "slice" if function == "__getitem__" else function
+    function = "slice" if function in _SLICES else function
     return f"{module}.{function}" if module else function
 
 
@@ -429,7 +430,7 @@ class Trace(Watcher):
         self, sampling: Sampling, function: str, grid: Grid, parents: tuple[int, ...]
     ) -> Sampling | None:
         """What a call samples, now that it is known where the map comes from."""
-        if function == "__getitem__" and not self._on_image(sampling, grid.scale):
+        if function in _SLICES and not self._on_image(sampling, grid.scale):
             return None
         if sampling.kind == "blur_pool" and self._reads_dense_max(parents):
             return sampling._replace(kind="max_blur_pool")
@@ -438,9 +439,16 @@ class Trace(Watcher):
         return sampling
 
     def _downsampled(self, frame: Frame, module: nn.Module, output: Any) -> None:
-        """Record one of aliascope's own downsamplers as a single call that samples."""
+        """Record one of aliascope's own downsamplers as a single call, which may sample."""
         strides: Any = module.strides
-        if frame.input is None or not isinstance(output, Tensor) or max(strides) == 1:
+        if frame.input is None or not isinstance(output, Tensor):
+            return
+        parents = self._parents([output])
+        program = Program(_same, (self._without_maps(output),), {})
+        if max(strides) == 1:
+            self.programs[len(self.calls)] = program
+            grid = self._grid(frame.input)  # whatever the filter was computed from
+            self._record(Call("low_pass", frame.name, parents, None, grid), [output])
             return
         kernel: Any = getattr(module, "kernel", None)
         taps: Any = getattr(module, "size", 1)
@@ -451,8 +459,7 @@ class Trace(Watcher):
         shape = (output.shape[1], output.shape[2], output.shape[3])
         sampling = Sampling(kind, size, strides, frame.input, shape)
         grid = self._grid(frame.input).sampled(strides, shape[1:])
-        parents = self._parents([output])
-        self.programs[len(self.calls)] = Program(_same, (self._without_maps(output),), {})
+        self.programs[len(self.calls)] = program
         self._record(Call("downsample", frame.name, parents, sampling, grid), [output])
 
     def _without_maps(self, nested: Any) -> Any:
@@ -465,6 +472,33 @@ class Trace(Watcher):
         if type(nested) is dict:
             return {key: self._without_maps(item) for key, item in nested.items()}
         return nested
+
+    def sliced(self, at: int) -> int:
+        """The call that made the map of which a call takes samples, by whatever views of it."""
+        read = next(iter(self.calls[at].parents), at)
+        while self.calls[at].function in MERGES and self.calls[read].function in _RESHAPES:
+            read = next(iter(self.calls[read].parents), read)
+        return read
+
+    def phases(self, at: int) -> int:
+        """How many phases of its map a module takes along with those that this call takes."""
+        call = self.calls[at]
+        if call.function != "__getitem__" or call.sampling is None:
+            return prod(map(int, call.sampling.stride)) if call.sampling else 0
+        alike = (call.function, call.module, call.parents, call.sampling.stride)
+        found = {
+            slice_phase(other.function, self.programs[index].args)
+            for index, other in enumerate(self.calls)
+            if other.sampling
+            and (other.function, other.module, other.parents, other.sampling.stride) == alike
+        }
+        return len(found - {None})
+
+    def unpadded(self, at: int) -> int:
+        """The call that made a map before its borders were moved."""
+        while self.calls[at].function in _PADS and self.calls[at].parents:
+            (at, *_) = self.calls[at].parents
+        return at
 
     def maker(self, tensor: Tensor) -> int | None:
         """The call that made a map; None of what is constant, or was made out of sight."""

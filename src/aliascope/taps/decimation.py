@@ -260,8 +260,8 @@ def _slices(
 ) -> Decimation:
     """Of several phases that a module takes, the first."""
     recorded = following.recorded
-    start, program = _entry(following, at, layer, module), recorded.programs.get(at)
-    (read,) = recorded.calls[at].parents[:1] or (at,)
+    read, program = recorded.sliced(at), recorded.programs.get(at)
+    start = read if module is None else _entry(following, at, layer, module)
     phase = program and slice_phase(recorded.calls[at].function, program.args)
     if phase is None:
         raise Undefined("which samples it takes is not known")
@@ -332,7 +332,7 @@ def densified(module: nn.Module) -> Any:
     twin = object.__new__(type(module))  # copy.copy refuses what is parametrised
     twin.__dict__.update(module.__dict__)
     if split_convolutions(module):
-        twin._modules = {name: densified(conv) for name, conv in module.named_children()}  # noqa: SLF001
+        twin._modules = {name: densified(conv) for name, conv in module.named_children()}
     else:
         densify(twin)
     return twin
