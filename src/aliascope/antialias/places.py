@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aliascope.antialias.downsamplers import FOLDED, LOW_PASSES, centre, layer_of
 from aliascope.antialias.recipe import Recipe
+from aliascope.antialias.report import ConvertedLayer
 from aliascope.layers import Downsampler
 from aliascope.records import StridedLayer
 from aliascope.taps import Trace
@@ -20,6 +21,9 @@ from aliascope.taps.decimation import Followers, densified, found_phase
 from aliascope.taps.sampling import pair
 
 _WEIGHTED = frozenset({"conv2d", "linear"})
+_KNOWN = (nn.Conv2d, nn.MaxPool2d, nn.LPPool2d, nn.AvgPool2d)
+_CALLED = ("conv", "patch_embed", "max_pool", "avg_pool")
+"""Kinds of operations that can be modules."""
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 """Modules that take their children for steps of their own: nothing can be attached to them."""
 
@@ -93,6 +97,15 @@ class Planner:
             return "a shortcut"
         return None
 
+    def callers(self, rows: list[ConvertedLayer]) -> list[str]:
+        """The modules whose bare calls of what samples could not be converted."""
+        return [
+            self.recorded.calls[at].module
+            for (at, layer), row in zip(self.located, rows, strict=True)
+            if row.outcome == "refused" and layer.kind in _CALLED
+            if layer.function or not isinstance(self.modules[layer.name.partition("#")[0]], _KNOWN)
+        ]
+
     def step(self, at: int, layer: StridedLayer) -> Step:
         """How to convert an operation.
 
@@ -113,7 +126,7 @@ class Planner:
             if chunks:
                 return self._split_convolution(at, layer, module, chunks)
             return self._convolution(at, layer, module)
-        if not isinstance(module, nn.MaxPool2d | nn.LPPool2d | nn.AvgPool2d):
+        if not isinstance(module, _KNOWN):
             known = "Conv2d, MaxPool2d, LPPool2d or AvgPool2d"
             raise Unconvertible(f"{type(module).__name__} is no {known}")
         if runs > 1:
@@ -295,7 +308,7 @@ class Planner:
 
 
 def _reason_of_call(layer: StridedLayer) -> str:
-    if layer.kind in ("conv", "patch_embed", "max_pool", "avg_pool", "lp_pool"):
+    if layer.kind in (*_CALLED, "lp_pool"):
         return f"a bare call of {layer.function}: make it a module"
     if layer.kind == "slice":
         return "a strided slice, with no operation before it that could be anti-aliased"
