@@ -27,6 +27,10 @@ COMMANDS = {
         "efficientnet_lite0 efficientnet_lite0@blurpool --batch-size 1 --seconds 1",
     ),
     "study": ("studying", "--limit 4 --phases 1-3 --out results"),
+    "repair": (
+        "repairing",
+        "cifar_resnet8 --limit 24 --holdout 8 --steps 2 --budget latency=9 --out repaired",
+    ),
     "antialias": ("repairing", "efficientnet_lite0 --size 2 --out l.safetensors"),
     "methods": (
         "repairing",
