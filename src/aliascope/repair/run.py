@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -16,6 +17,7 @@ from aliascope.errors import AliascopeError, ImageError
 from aliascope.finetune import FinetuneSettings, finetune
 from aliascope.finetune.data import split
 from aliascope.finetune.recalibration import spread
+from aliascope.finetune.run import recalibrated_if_nearer
 from aliascope.images import Entry, ImageSource, open_images
 from aliascope.images.preprocessing import possible_shifts
 from aliascope.latency import Latency, bench
@@ -35,7 +37,7 @@ SEARCH, PLAN, FITTED = "search.json", "plan.json", "fitted.safetensors"
 RECORD, MODEL, LATENCY, TRAINING = "repair.json", "model.safetensors", "latency.json", "training"
 SHIFTS: tuple[Border, ...] = ("crop", "native")
 """How pictures are moved when the repair is judged."""
-SETTINGS = FinetuneSettings(consistency=3.0, recalibration=0)
+SETTINGS = FinetuneSettings(consistency=3.0)
 """Of the training, where none are given."""
 _JUDGED = {
     "accuracy": ("top-1", ".3f"),
@@ -183,14 +185,16 @@ def repair(
                 folder, config, loaded, given, limits, pictures, methods,
                 seconds=latency_seconds, device=device, report=report,
             )  # fmt: skip
-        repaired = _fitted(folder, loaded, found.plan, pictures)
+        spared = spread(list(training.entries()), settings.recalibration)
+        with told("fitting"):
+            repaired = _fitted(folder, loaded, found.plan, pictures, spared, chosen_device(device))
         if settings.steps:
             with told("training") as report:
                 tuned = finetune(
                     repaired,
                     training,
                     loaded,
-                    settings=settings,
+                    settings=replace(settings, recalibration=0),
                     holdout=0,
                     preprocess=loaded.preprocessing,
                     device=device,
@@ -298,15 +302,21 @@ def _searched(
 
 
 def _fitted(
-    folder: Path, loaded: LoadedModel, plan: Plan, pictures: Sequence[Entry]
+    folder: Path,
+    loaded: LoadedModel,
+    plan: Plan,
+    pictures: Sequence[Entry],
+    spared: Sequence[Entry],
+    device: torch.device,
 ) -> LoadedModel:
-    """The converted network, folded kernels fitted."""
+    """The converted network, folded kernels fitted, batch-norm recalibrated where that helps."""
     made = built(loaded, plan)
-    if not any(method.startswith("folded") for method in plan.choices.values()):
-        return made
     file = folder / FITTED
     if not file.exists():
         fitted = built(loaded, plan, pixels_of(loaded, pictures))
+        if spared:
+            module = recalibrated_if_nearer(fitted, loaded, spared, loaded.preprocessing, device)
+            fitted = replace(fitted, module=module)
         state = {name: x.clone() for name, x in fitted.module.state_dict().items()}
         write_file(file, sealed_tensors(state, {}))
     made.module.load_state_dict(read_tensors(file))
