@@ -233,6 +233,7 @@ class _Found:
     plan: Plan
     tried: pd.DataFrame
     combined: pd.DataFrame
+    notices: list[str]
 
 
 def _parted(
@@ -279,23 +280,23 @@ def _searched(
             record = unsealed(file.read_bytes())
             refuse_another(folder, record["config"], config)
             frames = (pd.DataFrame(record[name]) for name in ("tried", "combined"))
-            return _Found(Plan(loaded.spec, record["choices"]), *frames)
+            return _Found(Plan(loaded.spec, record["choices"]), *frames, record["notices"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise AliascopeError(
                 f"{file} is damaged: delete it and run the same command again"
             ) from error
     if given is not None:
-        found = _Found(replace(given, model=loaded.spec), pd.DataFrame(), pd.DataFrame())
+        found = _Found(replace(given, model=loaded.spec), pd.DataFrame(), pd.DataFrame(), [])
     else:
         trials = Trials(loaded, pictures, seconds=seconds, device=device)
         table = trials.tried(methods, report)
         plan, combinations = trials.chosen(table, limits)
-        found = _Found(plan, table, combinations)
+        found = _Found(plan, table, combinations, trials.notices)
     if all(method == NONE for method in found.plan.choices.values()):
         raise AliascopeError("the plan leaves every place as it is: name a method for one of them")
     found.plan.save(folder / PLAN)
     record = {"config": config, "choices": dict(found.plan.choices)}
-    record |= {"tried": found.tried.to_dict("records")}
+    record |= {"notices": found.notices, "tried": found.tried.to_dict("records")}
     record |= {"combined": found.combined.to_dict("records")}
     write_file(file, sealed(record))
     return found
@@ -371,7 +372,7 @@ def _result(
     table = table.rename(columns={"low": "difference_low", "high": "difference_high"})
     wanted = [f"{name}{end}" for name in ("difference", "change") for end in ends]
     ratios: Any = latency.table[latency.table["model"] == "repaired"]
-    notices = dict.fromkeys([*told, *first.notices, *latency.notices])
+    notices = dict.fromkeys([*told, *found.notices, *first.notices, *latency.notices])
     return Repaired(
         model=loaded.spec,
         spec=found.plan.spec,
