@@ -206,10 +206,9 @@ class Trials:
         )
         rows: Any = timed.table.set_index("model")
         if any(x > _UNSURE for x in rows["ratio_high"] - rows["ratio_low"]):
-            self.notices = [
-                f"latencies were known to no better than ±{_UNSURE / 2:.2f} while methods were "
-                "tried: close what else runs, or give more seconds, and repair into another folder"
-            ]
+            told = f"latencies were known to no better than ±{_UNSURE / 2:.2f} while methods were "
+            told += "tried: close what else runs, or give more seconds, and repair anew"
+            self.notices = [told]
         ends = ("", "_low", "_high")
         return {
             name: {f"latency{end}": float(rows.loc[name, f"ratio{end}"]) for end in ends}
