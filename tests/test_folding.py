@@ -17,6 +17,7 @@ from torch import nn
 from aliascope import ModelError, antialias, conversion_of, load_model, save_model, strided_layers
 from aliascope.antialias import Recipe
 from aliascope.antialias.surgery import fold
+from aliascope.compare.pairing import pair_layers
 from aliascope.layers import BlurPool
 
 CONVOLUTIONS = {
@@ -188,3 +189,14 @@ def test_tensorflow_padding_of_a_real_network_stays_centred():
         wanted = BlurPool(96, size=3, phase=1)(dense(got["dense in"]))
     assert torch.equal(got["dense in"], got["folded in"])
     torch.testing.assert_close(got["folded"][..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1])
+
+
+def test_what_is_folded_keeps_its_partner(small):
+    x = noise(1, 3, 64, 64)
+    some = antialias(small, "blurpool", at=["layer2"], example=x)
+    mixed = antialias(some, "folded", at=["layer3", "layer4"], example=x)
+    before, after = strided_layers(small, x), strided_layers(mixed, x)
+    pairs = dict(pair_layers("before", before, "after", after))
+    assert pairs["layer3.0.conv1"] == "layer3.0.conv1"
+    assert pairs["layer3.0.downsample.0"] == "layer3.0.downsample.0.0"
+    assert len(pairs) == len(before)
