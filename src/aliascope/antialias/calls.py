@@ -167,9 +167,9 @@ def _convolution(host: nn.Module, given: dict[str, Any]) -> nn.Module | None:
         or max(pair(given.get("stride", 1))) == 1
     ):
         return None
-    outputs, inputs, *kernel = weight.shape
+    outputs, inputs, rows, columns = weight.shape
     channels = inputs * given.get("groups", 1), outputs
-    conv = SharedConv2d(*channels, tuple(kernel), bias=False, **given)
+    conv = SharedConv2d(*channels, (rows, columns), bias=False, **given)
     conv.weight, conv.bias = weight, bias
     return conv
 

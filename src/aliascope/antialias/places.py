@@ -21,7 +21,7 @@ from aliascope.taps.decimation import Followers, densified, found_phase
 from aliascope.taps.sampling import pair
 
 _WEIGHTED = frozenset({"conv2d", "linear"})
-_KNOWN = (nn.Conv2d, nn.MaxPool2d, nn.LPPool2d, nn.AvgPool2d)
+_POOLS = (nn.MaxPool2d, nn.LPPool2d, nn.AvgPool2d)
 _CALLED = ("conv", "patch_embed", "max_pool", "avg_pool")
 """Kinds of operations that can be modules."""
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -103,8 +103,11 @@ class Planner:
             self.recorded.calls[at].module
             for (at, layer), row in zip(self.located, rows, strict=True)
             if row.outcome == "refused" and layer.kind in _CALLED
-            if layer.function or not isinstance(self.modules[layer.name.partition("#")[0]], _KNOWN)
+            if layer.function or not self._is_known(self.modules[layer.name.partition("#")[0]])
         ]
+
+    def _is_known(self, module: nn.Module) -> bool:
+        return isinstance(module, (nn.Conv2d, *_POOLS)) or bool(split_convolutions(module))
 
     def step(self, at: int, layer: StridedLayer) -> Step:
         """How to convert an operation.
@@ -120,13 +123,13 @@ class Planner:
         module = self.modules[name]
         runs = self.recorded.counts[name]
         chunks = split_convolutions(module)
-        if isinstance(module, nn.Conv2d) or chunks:
-            if runs > 1:
-                raise Unconvertible(f"the convolution runs {runs} times in a forward")
-            if chunks:
-                return self._split_convolution(at, layer, module, chunks)
+        if runs > 1 and (isinstance(module, nn.Conv2d) or chunks):
+            raise Unconvertible(f"the convolution runs {runs} times in a forward")
+        if chunks:
+            return self._split_convolution(at, layer, module, chunks)
+        if isinstance(module, nn.Conv2d):
             return self._convolution(at, layer, module)
-        if not isinstance(module, _KNOWN):
+        if not isinstance(module, _POOLS):
             known = "Conv2d, MaxPool2d, LPPool2d or AvgPool2d"
             raise Unconvertible(f"{type(module).__name__} is no {known}")
         if runs > 1:
