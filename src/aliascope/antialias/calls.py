@@ -68,10 +68,10 @@ def make_modules(model: nn.Module, hosts: Iterable[str], example: Tensor) -> boo
 class SharedConv2d(nn.Conv2d):
     """A convolution by weights that another module holds, and saves."""
 
-    def _save_to_state_dict(self, *_: Any) -> None:
+    def _save_to_state_dict(self, *_: Any, **__: Any) -> None:
         """Nothing of its own."""
 
-    def _load_from_state_dict(self, *_: Any) -> None:
+    def _load_from_state_dict(self, *_: Any, **__: Any) -> None:
         """Nothing of its own."""
 
 
