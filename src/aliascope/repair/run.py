@@ -37,8 +37,9 @@ SEARCH, PLAN, FITTED = "search.json", "plan.json", "fitted.safetensors"
 RECORD, MODEL, LATENCY, TRAINING = "repair.json", "model.safetensors", "latency.json", "training"
 SHIFTS: tuple[Border, ...] = ("crop", "native")
 """How pictures are moved when the repair is judged."""
-SETTINGS = FinetuneSettings(consistency=3.0)
-"""Of the training, where none are given."""
+SETTINGS = FinetuneSettings(consistency=3.0, recalibration=0)
+"""Of the training, where none are given. Recalibrated norms win predictions back and lose what the
+filters steadied (docs/repair.md)."""
 _JUDGED = {
     "accuracy": ("top-1", ".3f"),
     "logit_instability": ("logit instability", ".4f"),
