@@ -320,6 +320,38 @@ def _changes(rows, name):
     return markdown(cells)
 
 
+def folding(study):
+    """Folded filters beside what else there is: a row a network, what it wins and costs."""
+    rows = pd.read_csv(study / "folding.csv").set_index(["network", "metric", "shifts"])
+    names = list(dict.fromkeys(rows.index.get_level_values("network")))
+    accuracy = rows.xs(("accuracy", "crop"), level=("metric", "shifts")).loc[names]
+    cells = {
+        "network": names,
+        "top-1": [_from_to(row, "+.3f") for row in accuracy.itertuples()],
+        "as the original": [f"{kept:.3f}" for kept in accuracy["kept"]],
+    }
+    for shifts in ("crop", "native"):
+        moved = rows.xs(("logit_instability", shifts), level=("metric", "shifts")).loc[names]
+        cells[f"logits, {shifts}"] = [
+            f"{row.change:+.0%} {limits(row.change_low, row.change_high, '+.0%')}"
+            for row in moved.itertuples()
+        ]
+    agreed = rows.xs(("agreement", "crop"), level=("metric", "shifts")).loc[names]
+    cells["agreement, crop"] = [_from_to(row, "+.3f") for row in agreed.itertuples()]
+    times = study / "latencies.csv"
+    if times.exists():
+        timed = pd.read_csv(times).set_index(["model", "batch"])
+        for batch in (1, 32):
+            own = timed.xs(batch, level="batch").loc[names]
+            cells[f"latency, batch {batch}"] = bounded(own, "ratio", ".2f")
+    return markdown(cells)
+
+
+def _from_to(row, form):
+    change = f"{row.difference:{form}} {limits(row.low, row.high, form)}"
+    return f"{row.mean_a:.3f} → {row.mean_b:.3f}, {change}"
+
+
 def plain(values):
     """Cells of a column: text as it is, large numbers whole, others to four places."""
     return [
@@ -330,7 +362,7 @@ def plain(values):
 
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
 _MAKERS += (penalty, methods, shares, steps, cures, explained, flips)
-_MAKERS += (trained, fed, fed_places)
+_MAKERS += (trained, fed, fed_places, folding)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 

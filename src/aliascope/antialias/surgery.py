@@ -167,7 +167,7 @@ def fold(conv: nn.Conv2d, size: int) -> None:
         conv._reversed_padding_repeated_twice = [  # noqa: SLF001
             side for pad in reversed(conv.padding) for side in (pad, pad)
         ]
-    conv.low_pass = size
+    setattr(conv, "low_pass", size)  # noqa: B010 - pyright takes attributes for tensors
     for before, after in zip(centres, _centres(conv, side), strict=True):
         inner = (slice(size, -size), slice(size, -size))  # away from the border
         if before.shape != after.shape or not torch.allclose(before[inner], after[inner]):
