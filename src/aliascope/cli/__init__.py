@@ -28,6 +28,10 @@ COMMANDS = {
     ),
     "study": ("studying", "--limit 4 --phases 1-3 --out results"),
     "antialias": ("repairing", "efficientnet_lite0 --size 2 --out l.safetensors"),
+    "export": (
+        "exporting",
+        "cifar_resnet8_ideal --out net.pt2 --limit 2",
+    ),
     "methods": (
         "repairing",
         "--measure efficientnet_lite0 --limit 1 --only ideal --latency-seconds 0",
