@@ -27,11 +27,12 @@ COMMANDS = {
         "efficientnet_lite0 efficientnet_lite0@blurpool --batch-size 1 --seconds 1",
     ),
     "study": ("studying", "--limit 4 --phases 1-3 --out results"),
-    "antialias": ("repairing", "efficientnet_lite0 --size 2 --out l.safetensors"),
-    "export": (
-        "exporting",
-        "cifar_resnet8_ideal --out net.pt2 --limit 2",
+    "repair": (
+        "repairing",
+        "cifar_resnet8 --limit 24 --holdout 8 --steps 2 --budget latency=9 --out repaired",
     ),
+    "antialias": ("repairing", "efficientnet_lite0 --size 2 --out l.safetensors"),
+    "export": ("exporting", "cifar_resnet8_ideal --out net.pt2 --limit 2"),
     "methods": (
         "repairing",
         "--measure efficientnet_lite0 --limit 1 --only ideal --latency-seconds 0",
