@@ -128,8 +128,11 @@ class _Outputs(nn.Module):
 
 
 def _tensors(output: Any) -> list[Tensor]:
+    """All in a network's answer; raises TypeError where there is something else."""
     if isinstance(output, Tensor):
         return [output]
+    if not isinstance(output, Mapping | list | tuple):
+        raise TypeError(type(output).__name__)
     parts = output.values() if isinstance(output, Mapping) else output
     return [x for part in parts for x in _tensors(part)]
 
