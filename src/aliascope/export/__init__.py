@@ -29,7 +29,7 @@ from aliascope.results.text import brief
 from aliascope.results.verdicts import digits
 from aliascope.runtime import copied, failures_named
 
-__all__ = ["TARGETS", "Exported", "export"]
+__all__ = ["TARGETS", "Exported", "export", "running"]
 
 TOLERANCE = 1e-4
 """Of the largest relative error, by default: hundreds of times what float32 sums differ by."""
@@ -101,7 +101,7 @@ def export(
         if against is not None:
             rival = _loaded(against, weights, preprocess)
             other = made.file(rival, Path(folder) / f"against{path.suffix}")
-            pair = [other.running(), own.running()]
+            pair = [running(x.loaded, x.preprocessing, x.run) for x in (other, own)]
             timed = bench(pair, batch_sizes=[1], seconds=seconds, device="cpu")
             latency, told = timed.table, timed.notices
         files = _files(file, target)
@@ -169,16 +169,23 @@ class _File:
     info: dict[str, Any]
     notices: tuple[str, ...]
 
-    def running(self) -> LoadedModel:
-        """For `bench`."""
-        return _Running(
-            spec=self.loaded.spec,
-            module=_Runner(self.run),
-            preprocessing=self.preprocessing,
-            class_names=None,
-            weights=self.loaded.weights,
-            taken=self.loaded.channels,
-        )
+
+def running(loaded: LoadedModel, preprocessing: Preprocessing, run: Run) -> LoadedModel:
+    """A file in the place of the network that it was made from, for `bench`.
+
+    Args:
+        loaded: the network.
+        preprocessing: of the pictures that the file takes.
+        run: what its target's `load` returned.
+    """
+    return _Running(
+        spec=loaded.spec,
+        module=_Runner(run),
+        preprocessing=preprocessing,
+        class_names=None,
+        weights=loaded.weights,
+        taken=loaded.channels,
+    )
 
 
 @dataclass(frozen=True)

@@ -131,12 +131,17 @@ def _fingerprint(x: Float[Tensor, "batch p chan h w"]) -> Int[Tensor, "batch p"]
     further on; their sum does not depend on where one starts.
     """
     weights = 2 * torch.arange(x.shape[2], device=x.device) + 1
-    seen = (x.long() * weights[:, None, None]).sum(2) & _BITS  # (B, P, h, w)
+    seen = _cut((x.long() * weights[:, None, None]).sum(2))  # (B, P, h, w)
     for dim in (2, 3):
         side = int(seen.shape[dim])  # of a map that torch.jit traces, a tensor
         for power in range((side - 1).bit_length()):
-            seen = (seen * (2 * seen + 1) + 5 * seen.roll(2**power, dim)) & _BITS
+            seen = _cut(seen * (2 * seen + 1) + 5 * seen.roll(2**power, dim))
     return seen.sum((2, 3))
+
+
+def _cut(x: Int[Tensor, "*map"]) -> Int[Tensor, "*map"]:
+    """The low bits; where a program is traced, as a remainder: few runtimes have bitwise and."""
+    return x % (_BITS + 1) if torch.compiler.is_compiling() else x & _BITS
 
 
 _SCALE = 2**18 - 5
