@@ -1,13 +1,13 @@
 """Export networks to every target, prove the files, and time them against the original's.
 
-    python benchmarks/bench_export.py [--targets onnx,openvino] [--models SPEC,SPEC] [--methods ideal]
-        [--limit 53] [--seconds 10] [--out docs/studies/export/export.json]
+    python benchmarks/bench_export.py [--targets onnx,openvino] [--models SPEC,SPEC]
+        [--methods ideal,aps] [--limit 53] [--seconds 10] [--out docs/studies/export/export.json]
 
 A row a target and network, ratios to the first network's export: of each target all files run in
 turn. Of each method, on a small network: which operators it adds to the ONNX file, which of them
-TensorRT lacks by its list, and whether coremltools converts it (neither is run). Rows that are there
-already are replaced, others kept, so that targets can be done one by one. --seconds 0 times nothing,
---methods none leaves the second table as it is.
+TensorRT lacks by its list, and whether coremltools converts it (neither is run). Rows that are
+there already are replaced, others kept, so that targets can be done one by one. --seconds 0 times
+nothing, --methods none leaves the second table as it is.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main():
     keep_memory()
     for target in given.targets.split(","):
         of_target(target, given.models.split(","), given)
-    for method in LAYERS if given.methods == "all" else given.methods.split(","):
+    for method in given.methods.split(","):
         if method in LAYERS:
             keep(given.out, "methods", ("method",), of_method(method))
 
@@ -134,7 +134,7 @@ def coreml(spec):
                 loaded.module, (x,), dynamic_shapes=({0: batch},), strict=False
             )
             coremltools.convert(program.run_decompositions({}), convert_to="mlprogram")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - converters raise anything
         print(f"{spec} to Core ML: {error}")
         return f"no ({type(error).__name__})"
     return f"yes (coremltools {coremltools.__version__})"

@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ import aliascope
 from aliascope.errors import AliascopeError, ImageError, ModelError, RunError
 from aliascope.export import TARGETS, Exported
 from aliascope.export.proof import BATCH, difference
-from aliascope.export.targets import quiet, target_of
+from aliascope.export.targets import To, quiet, target_of
 from aliascope.images.preprocessing import Preprocessing
 from aliascope.layers import LAYERS, PADDINGS, IdealPool
 from aliascope.layers.aps import _BASE, _digits, first_largest, loudness
@@ -56,7 +57,7 @@ class Dict(Small):
 
 
 class AllMethods(nn.Module):
-    """Every method and every padding behind a convolution, at odd sides, with outputs of its own."""
+    """Every method and every padding, at odd sides, each with an output of its own."""
 
     def __init__(self):
         super().__init__()
@@ -253,10 +254,6 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", TARGETS)
     def test_the_command_line_knows_every_target(self, name):
-        from typing import get_args
-
-        from aliascope.cli.exporting import To
-
         assert name in get_args(To)
         assert len(get_args(To)) == len(TARGETS)
 

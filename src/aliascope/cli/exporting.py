@@ -1,7 +1,7 @@
 """A network for other runtimes."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -22,11 +22,10 @@ from aliascope.cli.options import (
     defaults_of,
 )
 from aliascope.cli.output import interruptible, progress, show
+from aliascope.export.targets import To
 from aliascope.images.preprocessing import RESIZE_224, crop_of, customised
 
 _EXPORT = defaults_of(aliascope.export)
-
-To = Literal["onnx", "openvino", "torch-export", "executorch"]
 
 
 def export(
@@ -41,7 +40,7 @@ def export(
     ],
     to: Annotated[
         To | None,
-        typer.Option(help="Export to this format; by default what the ending of --out says."),
+        typer.Option(help="Write in this format; by default what the ending of --out says."),
     ] = None,
     against: Annotated[
         str | None,
@@ -62,7 +61,8 @@ def export(
     tolerance: Annotated[
         float,
         typer.Option(
-            metavar="ERROR", help="Refuse a file whose largest relative error is above this."
+            metavar="ERROR",
+            help="Keep a file only if its largest relative error is not above this.",
         ),
     ] = _EXPORT.tolerance,
     seconds: Annotated[

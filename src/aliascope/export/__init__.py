@@ -18,7 +18,7 @@ from aliascope.dense import is_detections
 from aliascope.errors import AliascopeError, ImageError, ModelError
 from aliascope.export.exported import Exported, proven
 from aliascope.export.proof import compared, prepared
-from aliascope.export.targets import TARGETS, Run, Target, Written, quiet, target_of
+from aliascope.export.targets import TARGETS, Run, Target, To, Written, quiet, target_of
 from aliascope.images import open_images
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
 from aliascope.latency import bench
@@ -38,7 +38,7 @@ TOLERANCE = 1e-4
 def export(
     model: str | nn.Module | LoadedModel,
     out: str | Path,
-    to: str | None = None,
+    to: To | None = None,
     *,
     images: Any = "photos",
     limit: int | None = None,

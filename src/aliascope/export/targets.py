@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from aliascope.errors import AliascopeError, ModelError, extra_missing
 
 CARD = "aliascope"
 """Under this name a file says what it is and how its pictures are prepared, as JSON."""
+
+To = Literal["onnx", "openvino", "torch-export", "executorch"]
+"""Name of a target."""
 
 Run = Callable[[Tensor], list[Tensor]]
 """The answers of a file to a batch."""
@@ -79,7 +82,7 @@ class Target:
         return {name: version(name) for name in ("torch", *self.packages)}
 
 
-def target_of(to: str | None, path: Path) -> Target:
+def target_of(to: To | None, path: Path) -> Target:
     """The target of that name, or the one that the file's ending tells.
 
     Raises:
