@@ -387,6 +387,7 @@ def test_every_list_of_choices_is_the_librarys():
         ("antialias", aliascope.antialias),
         ("antialias", aliascope.FinetuneSettings),
         ("methods", compare_methods),
+        ("repair", aliascope.repair),
     ],
 )
 def test_defaults_are_the_librarys(verb, function):
@@ -395,7 +396,7 @@ def test_defaults_are_the_librarys(verb, function):
     shared = {p.name: p.default for p in optional if p.name in given}
     assert shared
     for name, default in shared.items():
-        if name not in ("images", "only", "batch_size", "holdout", "out"):
+        if name not in ("images", "only", "batch_size", "holdout", "out", "at", "budget"):
             assert default == given[name].default, name
 
 

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from aliascope import AliascopeError, antialias, compare, load_model, report
+from aliascope import AliascopeError, antialias, compare, load_model
 from aliascope.repair import Budget, Plan, Repaired, fit_folded, repair
 from aliascope.repair.run import SETTINGS
 from aliascope.repair.search import combined, places_of
+from aliascope.report import report
 
 UNTRAINED = replace(SETTINGS, steps=0)
-QUICK = {"limit": 18, "holdout": 6, "planning": 4, "latency_seconds": 0, "device": "cpu"}
+QUICK = {"limit": 10, "holdout": 4, "planning": 2, "latency_seconds": 0, "device": "cpu"}
 pytestmark = pytest.mark.xdist_group("repair")
 
 
@@ -28,7 +29,7 @@ def pictures(tmp_path_factory):
     """Smooth pictures with an edge, each a photograph of its own."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
-    for i in range(18):
+    for i in range(10):
         waves = rng.normal(size=(6, 6, 3))
         picture = Image.fromarray(np.uint8(np.clip(127 + 60 * waves, 0, 255)))
         picture = picture.resize((48, 44), Image.Resampling.BICUBIC)
@@ -67,7 +68,7 @@ def test_the_proof_is_that_of_compare(done):
         own = judged.loc[metric]
         assert own["mean_a"] == row["mean_a"]
         assert own["change"] == row["change"]
-    assert found.n == 6
+    assert found.n == 4
     # The pictures of the proof were not those of the plan.
     planned = json.loads((out / "search.json").read_bytes())["config"]["images"]
     judged = set((out / "judged-crop").glob("A/*.json"))
@@ -231,9 +232,9 @@ class TestCombined:
         assert sorted(map(tuple, found[["a", "b"]].to_numpy())) == [
             ("folded:3", "ideal"), ("folded:3", "none"), ("none", "ideal"), ("none", "none"),
         ]  # fmt: skip
-        best = found.iloc[0]
-        assert (best["a"], best["b"]) == ("none", "ideal")
-        assert best["latency"] == pytest.approx(1.04)  # 0.99 counts as 1
+        # ln 0.81 + 0.03, ln 0.9, ln 0.9 + 0.03, 0
+        assert found["b"].tolist() == ["ideal", "ideal", "none", "none"]
+        assert found["latency"].iloc[0] == pytest.approx(1.04)  # 0.99 counts as 1
         row = found.query("a == 'folded:3' and b == 'ideal'").iloc[0]
         assert row["change"] == pytest.approx(0.9 * 0.9 - 1)
         assert row["score"] == pytest.approx(np.log(0.81) + 0.1 * 0.3)
@@ -273,7 +274,8 @@ def test_a_budget_reads_what_it_writes():
         ("{}", "holds no plan"),
         ("[1]", "holds no plan"),
         ('{"model": "m", "choices": {"a": "nonsense"}}', "unknown method 'nonsense'"),
-        ('{"model": "m", "choices": {"a": 3}}', "holds no plan"),
+        ('{"model": "m", "choices": {"a": 3}}', "unknown method '3'"),
+        ('{"model": "m", "choices": ["a"]}', "holds no plan"),
         ('{"model": "m", "choices": {"a b": "ideal"}}', "names as .aliascope layers. lists them"),
     ],
 )

@@ -58,6 +58,14 @@ def antialias(
     wavelet: Annotated[
         Wavelet, typer.Option(help="Filter with this wavelet, if --method is wavelet.")
     ] = _RECIPE.wavelet,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Convert only the operations of these names, or in modules of these names, with "
+            "commas between them.",
+        ),
+    ] = None,
     finetune: Annotated[
         str | None,
         typer.Option(
@@ -91,7 +99,8 @@ def antialias(
     goes on after a kill.
     """
     check_name(out)
-    recipe = aliascope.Recipe(method, size, stem, shortcut, partial, padding, wavelet)
+    places = tuple(at.split(",")) if at else ()
+    recipe = aliascope.Recipe(method, size, stem, shortcut, partial, padding, wavelet, places)
     loaded = aliascope.load_model(f"{model}@{recipe}", weights=weights)
     report = aliascope.conversion_of(loaded.module)
     trained = None
@@ -134,7 +143,8 @@ def repair(
     images: Annotated[
         str,
         typer.Option(
-            metavar="SOURCE", help="Plan and train on pictures from a source, as for `measure`."
+            metavar="SOURCE",
+            help="Read the pictures to plan with and train on from a source, as for `measure`.",
         ),
     ] = "photos",
     budget: Annotated[

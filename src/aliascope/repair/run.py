@@ -24,7 +24,7 @@ from aliascope.models.files import read_tensors, sealed_tensors
 from aliascope.records import Progress
 from aliascope.repair.budget import Budget
 from aliascope.repair.plan import NONE, Plan
-from aliascope.repair.search import TRIED, Pictures, built, chosen, pixels_of, tried
+from aliascope.repair.search import TRIED, Trials, built, pixels_of
 from aliascope.results.files import Result, lock, refuse_another, sealed, unsealed, write_file
 from aliascope.results.text import columns, number, wrapped
 from aliascope.results.verdicts import Change, digits, sample, under
@@ -164,14 +164,14 @@ def repair(
     loaded = load_model(model, weights=weights)
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
     training, held = _parted(source, holdout, settings.seed)
-    pictures = Pictures(spread(list(training.entries()), planning), None)
+    pictures = spread(list(training.entries()), planning)
     folder = Path(out)
     told = progress or (lambda _: nullcontext(lambda *_: None))
     config = {
         "model": loaded.spec,
         "weights_digest": loaded.weights_digest,
         "structure": loaded.structure_digest,
-        "images": [entry.id for entry in pictures.entries],
+        "images": [entry.id for entry in pictures],
         "budget": str(limits),
         "methods": list(methods),
         "plan": None if given is None else dict(given.choices),
@@ -261,7 +261,7 @@ def _searched(
     loaded: LoadedModel,
     given: Plan | None,
     limits: Budget,
-    pictures: Pictures,
+    pictures: Sequence[Entry],
     methods: Sequence[str],
     *,
     seconds: float,
@@ -283,8 +283,9 @@ def _searched(
     if given is not None:
         found = _Found(replace(given, model=loaded.spec), pd.DataFrame(), pd.DataFrame())
     else:
-        table = tried(loaded, pictures, methods, seconds=seconds, device=device, progress=report)
-        plan, combinations = chosen(loaded, table, limits, pictures, seconds=seconds, device=device)
+        trials = Trials(loaded, pictures, seconds=seconds, device=device)
+        table = trials.tried(methods, report)
+        plan, combinations = trials.chosen(table, limits)
         found = _Found(plan, table, combinations)
     if all(method == NONE for method in found.plan.choices.values()):
         raise AliascopeError("the plan leaves every place as it is: name a method for one of them")
@@ -296,14 +297,16 @@ def _searched(
     return found
 
 
-def _fitted(folder: Path, loaded: LoadedModel, plan: Plan, pictures: Pictures) -> LoadedModel:
+def _fitted(
+    folder: Path, loaded: LoadedModel, plan: Plan, pictures: Sequence[Entry]
+) -> LoadedModel:
     """The converted network, folded kernels fitted."""
     made = built(loaded, plan)
     if not any(method.startswith("folded") for method in plan.choices.values()):
         return made
     file = folder / FITTED
     if not file.exists():
-        fitted = built(loaded, plan, pixels_of(loaded, pictures.entries))
+        fitted = built(loaded, plan, pixels_of(loaded, pictures))
         state = {name: x.clone() for name, x in fitted.module.state_dict().items()}
         write_file(file, sealed_tensors(state, {}))
     made.module.load_state_dict(read_tensors(file))

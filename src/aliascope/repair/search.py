@@ -8,10 +8,9 @@ find the few best combinations; those are then made and measured as they are.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -23,7 +22,7 @@ from aliascope.finetune.data import readable_batches
 from aliascope.finetune.losses import distillation
 from aliascope.images import Entry, batches
 from aliascope.latency import bench
-from aliascope.measure.batch import prepare, view_logits
+from aliascope.measure.batch import Instrument, prepare, view_logits
 from aliascope.models import LoadedModel
 from aliascope.records import Report
 from aliascope.repair.budget import Budget
@@ -43,14 +42,6 @@ _VERIFIED = 3
 """Combinations that are made and measured."""
 _FIT_STEPS = 60
 """Of each folded kernel while methods are compared; the chosen ones are fitted for longer."""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What methods are tried on."""
-
-    entries: Sequence[Entry]
-    border: Border | None
 
 
 def places_of(model: LoadedModel) -> dict[str, str]:
@@ -73,57 +64,154 @@ def places_of(model: LoadedModel) -> dict[str, str]:
     }
 
 
-def tried(
-    model: LoadedModel,
-    pictures: Pictures,
-    methods: Sequence[str] = TRIED,
-    *,
-    seconds: float = 5.0,
-    device: str | None = None,
-    progress: Report | None = None,
-) -> pd.DataFrame:
-    """Each method at each place alone.
+class Trials:
+    """A network before any repair, and what conversions of it are tried on.
 
     Args:
         model: as it was.
-        pictures: some training pictures.
-        methods: with sizes, as in a spec.
-        seconds: for timing all of one place against the original.
+        entries: some training pictures.
+        border: of the one-pixel shifts.
+        seconds: for timing the conversions of one place against the original.
         device: as for `measure`.
-        progress: called with the conversions done and their number.
-
-    Returns:
-        A row a place and method: place, stride, method, change (of logit instability, −0.1 is 10 %
-        less), kl (nats, original ‖ converted), latency (ratio to the original, single pictures),
-        with latency_low and _high, and reason where it cannot be done.
 
     Raises:
-        ModelError: the model is no classifier, or does not downsample.
+        ModelError: the model is no classifier.
+        ImageError: no picture can be read.
     """
-    places = places_of(model)
-    if not places:
-        raise ModelError(f"{model.spec} has no operation that could be repaired")
-    judge = _Judge(model, pictures, device)
-    rows = []
-    report = progress or (lambda *_: None)
-    for place, stride in places.items():
-        made: dict[str, LoadedModel] = {}
-        own = []
-        for method in methods:
-            report(len(rows) + len(own), len(places) * len(methods))
-            row: dict[str, Any] = {"place": place, "stride": stride, "method": method}
-            row["reason"] = ""
-            try:
-                plan = Plan(model.spec, {place: method})
-                made[method] = built(model, plan, judge.pixels, steps=_FIT_STEPS)
-                row |= judge.figures(made[method])
-            except AliascopeError as error:
-                row["reason"] = str(error)
-            own.append(row)
-        timed = _latency(model, made, seconds, device)
-        rows += [row | timed.get(row["method"], {}) for row in own]
-    names = ["place", "stride", "method", "change", "kl", "latency", "latency_low"]
-    return pd.DataFrame(rows).reindex(columns=[*names, "latency_high", "reason"])
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        entries: Sequence[Entry],
+        *,
+        border: Border | None = None,
+        seconds: float = 5.0,
+        device: str | None = None,
+    ) -> None:
+        self.model, self._border = model, border
+        self._seconds, self._device = seconds, device
+        instrument = prepare(model, border=border, device=device)
+        if instrument.classes is None:
+            raise ModelError(f"{model.spec} is no classifier: only those can be repaired yet")
+        seen = batches(entries, instrument.seen, lambda: 4)
+        self._views = [torch.stack([x.pixels for x in items]) for items, _ in seen if items]
+        if not self._views:
+            raise ImageError("none of the pictures to plan with can be read: give others")
+        self._pixels = pixels_of(model, entries)
+        self._before = self._logits(instrument)
+        self._moved = stability(self._before)["logit_instability"].mean()
+
+    def tried(self, methods: Sequence[str] = TRIED, progress: Report | None = None) -> pd.DataFrame:
+        """Each method at each place alone.
+
+        Args:
+            methods: with sizes, as in a spec.
+            progress: called with the conversions done and their number.
+
+        Returns:
+            A row a place and method: place, stride, method, change (of logit instability, −0.1 is
+            10 % less), kl (nats, original ‖ converted), latency (ratio to the original, single
+            pictures), with latency_low and _high, and reason where it cannot be done.
+
+        Raises:
+            ModelError: the model does not downsample.
+        """
+        places = places_of(self.model)
+        if not places:
+            raise ModelError(f"{self.model.spec} has no operation that could be repaired")
+        rows: list[dict[str, Any]] = []
+        for place, stride in places.items():
+            own: list[dict[str, Any]] = []
+            made: dict[str, LoadedModel] = {}
+            for method in methods:
+                if progress:
+                    progress(len(rows) + len(own), len(places) * len(methods))
+                row = {"place": place, "stride": stride, "method": method, "reason": ""}
+                try:
+                    made[method] = self._built(Plan(self.model.spec, {place: method}))
+                    row |= self._figures(made[method])
+                except AliascopeError as error:
+                    row["reason"] = str(error)
+                own.append(row)
+            timed = self._latency(made)
+            rows += [row | timed.get(row["method"], {}) for row in own]
+        names = ["place", "stride", "method", "change", "kl", "latency", "latency_low"]
+        return pd.DataFrame(rows).reindex(columns=[*names, "latency_high", "reason"])
+
+    def chosen(self, table: pd.DataFrame, budget: Budget) -> tuple[Plan, pd.DataFrame]:
+        """The plan, and the best combinations as they were measured.
+
+        Args:
+            table: of `tried`.
+            budget: of which the latency counts.
+
+        Returns:
+            The plan and a row a combination: choices, predicted_change, change, kl, latency, score.
+
+        Raises:
+            AliascopeError: nothing that was tried keeps the budget and steadies the network.
+        """
+        spec = self.model.spec
+        promised = combined(table, budget)
+        places = [str(name) for name in table["place"].unique() if name in promised]
+        best = promised[promised["change"] < 0].head(_VERIFIED).to_dict("records")
+        if not best:
+            raise AliascopeError(
+                f"nothing that was tried keeps {budget} and steadies {spec}: the quickest took "
+                f"{table['latency'].min():.2f} times as long; allow more latency"
+            )
+        plans = [Plan(spec, {place: row[place] for place in places}) for row in best]
+        made = {plan.spec: self._built(plan) for plan in plans}
+        timed = self._latency(made)
+        rows = []
+        for row, (choices, version) in zip(best, made.items(), strict=True):
+            figures = self._figures(version) | timed[choices]
+            figures["score"] = score(figures["change"], figures["kl"])
+            rows.append({"choices": choices, "predicted_change": row["change"], **figures})
+        kept = [i for i, row in enumerate(rows) if row["latency_low"] <= budget.latency]
+        if not kept:
+            raise AliascopeError(
+                f"what was predicted to keep {budget} takes {rows[0]['latency']:.2f} times as long "
+                "when it is put together: allow more latency"
+            )
+        return plans[min(kept, key=lambda i: rows[i]["score"])], pd.DataFrame(rows)
+
+    def _built(self, plan: Plan) -> LoadedModel:
+        return built(self.model, plan, self._pixels, steps=_FIT_STEPS)
+
+    def _figures(self, version: LoadedModel) -> dict[str, float]:
+        """Change of the mean logit instability, and KL."""
+        logits = self._logits(prepare(version, border=self._border, device=self._device))
+        moved = stability(logits)["logit_instability"].mean()
+        kl = distillation(logits[0], self._before[0])
+        return {"change": float(moved / self._moved - 1), "kl": float(kl)}
+
+    def _logits(self, instrument: Instrument) -> Tensor:
+        return torch.cat([view_logits(instrument, x) for x in self._views], dim=1)
+
+    def _latency(self, made: dict[str, LoadedModel]) -> dict[str, dict[str, float]]:
+        """Ratios to the original, by name."""
+        if not made:
+            return {}
+        original = replace(self.model, spec="original")
+        timed = bench(
+            [original, *(replace(version, spec=name) for name, version in made.items())],
+            batch_sizes=[1],
+            seconds=self._seconds,
+            device=self._device,
+        )
+        rows: Any = timed.table.set_index("model")
+        ends = ("", "_low", "_high")
+        return {
+            name: {f"latency{end}": float(rows.loc[name, f"ratio{end}"]) for end in ends}
+            for name in made
+            if name in rows.index
+        }
+
+
+def score(change: float, kl: float, worth: float = WORTH) -> float:
+    """What is to be made small: ln(1 + change of instability) + worth · KL."""
+    return math.log(max(1 + change, 1e-6)) + worth * kl
 
 
 def combined(table: pd.DataFrame, budget: Budget, worth: float = WORTH) -> pd.DataFrame:
@@ -158,60 +246,9 @@ def combined(table: pd.DataFrame, budget: Budget, worth: float = WORTH) -> pd.Da
         if latency <= budget.latency:
             change = math.prod(1 + x for x in changes) - 1
             kl = sum(kls)
-            score = float(np.log(max(1 + change, 1e-6)) + worth * kl)
-            rows.append([*methods, change, kl, latency, score])
+            rows.append([*methods, change, kl, latency, score(change, kl, worth)])
     names = [*places, "change", "kl", "latency", "score"]
     return pd.DataFrame(rows, columns=names).sort_values("score", ignore_index=True, kind="stable")
-
-
-def chosen(
-    model: LoadedModel,
-    table: pd.DataFrame,
-    budget: Budget,
-    pictures: Pictures,
-    *,
-    seconds: float = 5.0,
-    device: str | None = None,
-) -> tuple[Plan, pd.DataFrame]:
-    """The plan, and the best combinations as they were measured.
-
-    Returns:
-        The plan and a row a combination: choices, predicted_change, change, kl, latency, score.
-
-    Raises:
-        AliascopeError: nothing that was tried keeps the budget and steadies the network.
-    """
-    promised = combined(table, budget)
-    places = [str(name) for name in table["place"].unique() if name in promised]
-    best = promised[promised["change"] < 0].head(_VERIFIED).to_dict("records")
-    if not best:
-        least = table["latency"].min()
-        raise AliascopeError(
-            f"nothing that was tried keeps {budget} and steadies {model.spec}: the quickest took "
-            f"{least:.2f} times as long; allow more latency"
-        )
-    judge = _Judge(model, pictures, device)
-    made: dict[str, LoadedModel] = {}
-    rows: list[dict[str, Any]] = []
-    plans = []
-    for row in best:
-        plan = Plan(model.spec, {place: row[place] for place in places})
-        plans.append(plan)
-        made[plan.spec] = built(model, plan, judge.pixels, steps=_FIT_STEPS)
-        figures = judge.figures(made[plan.spec])
-        rows.append({"choices": plan.spec, "predicted_change": row["change"], **figures})
-    timed = _latency(model, made, seconds, device)
-    for row in rows:
-        row.update(timed[row["choices"]])
-        row["score"] = float(np.log(1 + row["change"]) + WORTH * row["kl"])
-    kept = [i for i, row in enumerate(rows) if row["latency_low"] <= budget.latency]
-    if not kept:
-        raise AliascopeError(
-            f"what was predicted to keep {budget} takes {rows[0]['latency']:.2f} times as long "
-            "when it is put together: allow more latency"
-        )
-    first = min(kept, key=lambda i: rows[i]["score"])
-    return plans[first], pd.DataFrame(rows)
 
 
 def built(
@@ -248,51 +285,3 @@ def pixels_of(model: LoadedModel, entries: Sequence[Entry]) -> Float[Tensor, "n 
     """Pictures as the network takes them, those that can be read."""
     loaded = readable_batches(entries, model.preprocessing, 8)
     return torch.cat([model.preprocessing.normalise(pixels) for _, pixels in loaded])
-
-
-class _Judge:
-    """Instability and distance to the original, on a few pictures."""
-
-    def __init__(self, model: LoadedModel, pictures: Pictures, device: str | None) -> None:
-        self._instrument = prepare(model, border=pictures.border, device=device)
-        if self._instrument.classes is None:
-            raise ModelError(f"{model.spec} is no classifier: only those can be repaired yet")
-        self._border, self._device = pictures.border, device
-        seen = batches(pictures.entries, self._instrument.seen, lambda: 4)
-        self._views = [torch.stack([x.pixels for x in items]) for items, _ in seen if items]
-        if not self._views:
-            raise ImageError("none of the pictures to plan with can be read: give others")
-        self.pixels = pixels_of(model, pictures.entries)
-        self._before = self._logits(model)
-        self._moved = stability(self._before)["logit_instability"].mean()
-
-    def figures(self, version: LoadedModel) -> dict[str, float]:
-        """Change of the mean logit instability, and KL."""
-        logits = self._logits(version)
-        moved = stability(logits)["logit_instability"].mean()
-        kl = distillation(logits[0], self._before[0])
-        return {"change": float(moved / self._moved - 1), "kl": float(kl)}
-
-    def _logits(self, version: LoadedModel) -> Tensor:
-        instrument = prepare(version, border=self._border, device=self._device)
-        return torch.cat([view_logits(instrument, x) for x in self._views], dim=1)
-
-
-def _latency(
-    model: LoadedModel, made: dict[str, LoadedModel], seconds: float, device: str | None
-) -> dict[str, dict[str, float]]:
-    """Ratios to the original, by name."""
-    if not made:
-        return {}
-    entrants = [replace(model, spec="original"), *(replace(m, spec=k) for k, m in made.items())]
-    timed = bench(entrants, batch_sizes=[1], seconds=seconds, device=device)
-    rows: Any = timed.table.set_index("model")
-    return {
-        name: {
-            "latency": float(rows.loc[name, "ratio"]),
-            "latency_low": float(rows.loc[name, "ratio_low"]),
-            "latency_high": float(rows.loc[name, "ratio_high"]),
-        }
-        for name in made
-        if name in rows.index
-    }
