@@ -149,7 +149,10 @@ class TestTorchExport:
 
 @pytest.mark.parametrize(
     ("net", "colours", "names"),
-    [(Small(channels=1), "grey", ["logits"]), (Dict(), "RGB", ["out", "aux"])],
+    [
+        (Small(channels=1), "grey, 0.299 R + 0.587 G + 0.114 B", ["logits"]),
+        (Dict(), "RGB", ["out", "aux"]),
+    ],
 )
 def test_onnx_says_what_it_takes_and_returns(net, colours, names, tmp_path):
     net.eval()

@@ -3,31 +3,29 @@
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
-from aliascope.dense import is_detections
 from aliascope.errors import AliascopeError, ImageError, ModelError
 from aliascope.export.exported import Exported, proven
 from aliascope.export.proof import compared, prepared
-from aliascope.export.targets import TARGETS, Run, Target, To, Written, quiet, target_of
+from aliascope.export.targets import TARGETS, Run, Target, quiet, target_of
+from aliascope.export.tracing import Outputs, named, names_of, traced
 from aliascope.images import open_images
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
 from aliascope.latency import bench
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Report
 from aliascope.results.files import refusal
-from aliascope.results.text import brief
 from aliascope.results.verdicts import digits
-from aliascope.runtime import copied, failures_named
+from aliascope.runtime import copied
 
 __all__ = ["TARGETS", "Exported", "export", "running"]
 
@@ -38,7 +36,7 @@ TOLERANCE = 1e-4
 def export(
     model: str | nn.Module | LoadedModel,
     out: str | Path,
-    to: To | None = None,
+    to: str | None = None,
     *,
     images: Any = "photos",
     limit: int | None = None,
@@ -91,10 +89,11 @@ def export(
     if not 0 < tolerance < math.inf:
         raise AliascopeError(f"tolerance must be above 0, such as {TOLERANCE:g}, not {tolerance:g}")
     made = _Maker(target, images, limit, preprocess, tolerance, progress)
-    with (
-        refusal(path),
-        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=_folder(path)) as folder,
-    ):
+    with ExitStack() as stack:
+        with refusal(path):
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=_folder(path))
+            )
         file = Path(folder) / path.name
         own = made.file(_loaded(model, weights, preprocess), file)
         latency, told, other = pd.DataFrame(), (), None
@@ -106,35 +105,14 @@ def export(
             latency, told = timed.table, timed.notices
         files = _files(file, target)
         size = sum(each.stat().st_size for each in files)
-        for each in files:
-            each.replace(path.with_suffix(each.suffix))
+        with refusal(path):
+            for each in files:
+                each.replace(path.with_suffix(each.suffix))
     info = own.info | ({"against": other.loaded.spec} if other else {})
     notices = (*own.notices, *told)
     return Exported(
         own.loaded.spec, target.name, str(path), size, own.table, latency, info, notices
     )
-
-
-class _Outputs(nn.Module):
-    """The network with its answers as a list of tensors."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Called with the pictures."""
-        return _tensors(self.module(x))
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    """All in a network's answer; raises TypeError where there is something else."""
-    if isinstance(output, Tensor):
-        return [output]
-    if not isinstance(output, Mapping | list | tuple):
-        raise TypeError(type(output).__name__)
-    parts = output.values() if isinstance(output, Mapping) else output
-    return [x for part in parts for x in _tensors(part)]
 
 
 @dataclass(frozen=True)
@@ -206,14 +184,16 @@ class _Maker:
             ModelError: it cannot be written, or does not answer alike.
             ImageError: there is no picture.
         """
+        source = open_images(self.images, limit=self.limit)
         target, preprocessing = self.target, loaded.prepared(self.preprocess)
-        module = _Outputs(copied(loaded.module).cpu()).eval()
+        module = Outputs(copied(loaded.module).cpu()).eval()
         shape = (loaded.channels, *preprocessing.crop)
         card = _card(loaded, preprocessing, shape)
-        names = _names(loaded.spec, module, shape)
-        written = _written(loaded.spec, module, shape, target, path, json.dumps(card), names)
-        source = open_images(self.images, limit=self.limit)
-        with _named(loaded.spec, target, "does not run"), quiet():
+        names = names_of(loaded.spec, module, shape)
+        program = traced(loaded.spec, module, shape, target)
+        with named(loaded.spec, target, "cannot be converted"), refusal(path), quiet():
+            written = target.write(program, path, json.dumps(card), names)
+        with named(loaded.spec, target, "does not run"), quiet():
             runs = {"f32": target.load(path)}
             if target.by_default:
                 runs["default"] = target.by_default(path)
@@ -239,8 +219,8 @@ class _Maker:
         raise ModelError(
             f"{spec} exported to {self.target.name} does not answer as in PyTorch: largest "
             f"relative error {worst['error']:.1e} (picture {worst['worst']}, batch "
-            f"{worst['batch']}), more than {self.tolerance:g}, so that no file is left: choose "
-            "another target, or a larger tolerance"
+            f"{worst['batch']}), more than {self.tolerance:g}, so that the file is not kept: "
+            "choose another target, or a larger tolerance"
         )
 
 
@@ -265,73 +245,10 @@ def _card(
         "input": {
             "shape": ["batch", *shape],
             "type": "float32",
-            "colours": "RGB" if shape[0] == 3 else "grey",
+            "colours": "RGB" if shape[0] == 3 else "grey, 0.299 R + 0.587 G + 0.114 B",
         },
         "preprocessing": steps,
     }
-
-
-def _names(spec: str, module: _Outputs, shape: tuple[int, ...]) -> list[str]:
-    """Of the outputs, from a forward over two pictures.
-
-    Raises:
-        ModelError: the network fails, or returns what no file can.
-    """
-    x = torch.zeros(2, *shape)
-    with failures_named(spec, x.shape), torch.inference_mode():
-        output = module.module(x)
-    if is_detections(output):
-        raise ModelError(
-            f"{spec} returns detections, as many as it finds, and cannot be exported: only "
-            "networks that return tensors with a row an image can"
-        )
-    try:
-        tensors = _tensors(output)
-    except TypeError as error:
-        raise ModelError(
-            f"{spec} returns something else than tensors ({brief(error)}), and cannot be exported"
-        ) from error
-    if not tensors or any(y.ndim < 2 or len(y) != 2 or not y.is_floating_point() for y in tensors):
-        shapes = ", ".join(str(tuple(y.shape)) for y in tensors) or "nothing"
-        raise ModelError(
-            f"{spec} returns {shapes} of two pictures, and cannot be exported: only networks that "
-            "return floating-point tensors with a row an image can"
-        )
-    if isinstance(output, Mapping) and len(output) == len(tensors):
-        return [str(name) for name in output]
-    first = "logits" if tensors[0].ndim == 2 else "output"
-    return [first, *(f"output_{i}" for i in range(1, len(tensors)))]
-
-
-def _written(
-    spec: str,
-    module: nn.Module,
-    shape: tuple[int, ...],
-    target: Target,
-    path: Path,
-    card: str,
-    names: list[str],
-) -> Written:
-    batch = torch.export.Dim("batch", max=target.most) if target.most else torch.export.Dim("batch")
-    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-    with _named(spec, target, "cannot be traced for batches of any size"), quiet(), torch.no_grad():
-        program = torch.export.export(module, (x,), dynamic_shapes=({0: batch},), strict=False)
-    with _named(spec, target, "cannot be converted"), quiet():
-        return target.write(program, path, card, names)
-
-
-@contextmanager
-def _named(spec: str, target: Target, what: str) -> Iterator[None]:
-    """Whatever an exporter or a runtime raises becomes one sentence."""
-    try:
-        yield
-    except (AliascopeError, OSError):
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"{spec} {what} ({target.name}: {type(error).__name__}: {brief(error)}): choose "
-            "another target, or change the network there"
-        ) from error
 
 
 def _notices(target: Target, table: pd.DataFrame) -> Iterator[str]:

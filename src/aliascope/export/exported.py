@@ -97,11 +97,12 @@ def _cells(row: dict[Any, Any]) -> list[str]:
 def described(info: dict[str, Any]) -> str:
     """What the file takes, in words."""
     taken, steps = info["input"], info["preprocessing"]
-    resize = " × ".join(map(str, steps["resize"]))
+    sides = " × ".join(map(str, steps["resize"]))
+    resize = f"to {sides}" if len(steps["resize"]) == 2 else f"the short side to {sides}"
     crop = " × ".join(map(str, steps["crop"]))
     mean, std = (", ".join(f"{x:g}" for x in steps[name]) for name in ("mean", "std"))
     shape = ", ".join(map(str, taken["shape"]))
     return (
-        f"({shape}), float32, {taken['colours']}: resize to {resize} ({steps['interpolation']}), "
+        f"({shape}), float32, {taken['colours']}: resize {resize} ({steps['interpolation']}), "
         f"cut {crop} out of the middle, of values in 0 to 1 subtract {mean}, divide by {std}"
     )

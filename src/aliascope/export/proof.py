@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from aliascope.export.targets import Run
@@ -57,7 +56,7 @@ def compared(
 
 
 def difference(
-    image_id: str, expected: Sequence[Float[Tensor, "*y"]], found: Sequence[Float[Tensor, "*y"]]
+    image_id: str, expected: Sequence[Tensor], found: Sequence[Tensor]
 ) -> dict[str, Any]:
     """Largest relative error of an image's answers, and whether the prediction is the same.
 

@@ -82,7 +82,7 @@ class Target:
         return {name: version(name) for name in ("torch", *self.packages)}
 
 
-def target_of(to: To | None, path: Path) -> Target:
+def target_of(to: str | None, path: Path) -> Target:
     """The target of that name, or the one that the file's ending tells.
 
     Raises:
@@ -143,7 +143,7 @@ def _write_onnx(program: Any, path: Path, card: str, outputs: Sequence[str]) -> 
     if made is None:
         raise ModelError("torch.onnx.export returned nothing")
     made.model.metadata_props[CARD] = card
-    made.save(path)
+    made.save(path, external_data=False)
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -256,5 +256,5 @@ _ALL = (
         most=8,
     ),
 )
-TARGETS = {target.name: target for target in _ALL}
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 """Name → target."""
