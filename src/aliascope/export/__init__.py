@@ -199,7 +199,7 @@ class _Maker:
                 runs["default"] = target.by_default(path)
             pictures = prepared(source, preprocessing)
             table = compared(runs, module, pictures, self.progress, source.count)
-        if table["pictures"].min() == 0:
+        if not min(table["pictures"]):
             raise ImageError(f"no picture of {source.spec} can be read: {source.skipped[0].reason}")
         self._check(loaded.spec, table)
         info = card | written.said | {"operators": written.operators}
@@ -212,8 +212,7 @@ class _Maker:
         return _File(loaded, preprocessing, runs["f32"], table, info, (*filter(None, notices),))
 
     def _check(self, spec: str, table: pd.DataFrame) -> None:
-        rows = proven(table)
-        worst = rows.loc[rows["error"].idxmax()]
+        worst = max(proven(table).to_dict("records"), key=lambda row: row["error"])
         if worst["error"] <= self.tolerance:
             return
         raise ModelError(
@@ -252,9 +251,9 @@ def _card(
 
 
 def _notices(target: Target, table: pd.DataFrame) -> Iterator[str]:
-    rounded = table[table["precision"] == "default"]
+    rounded = table.query("precision == 'default'")
     if len(rounded):
-        error, agreement = rounded["error"].max(), rounded["agreement"].min()
+        error, agreement = max(rounded["error"]), min(rounded["agreement"])
         same = "" if math.isnan(agreement) else f", same prediction for {digits(100 * agreement)} %"
         yield (
             "compile the file with INFERENCE_PRECISION_HINT f32: OpenVINO otherwise rounds to "

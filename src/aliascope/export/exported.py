@@ -46,17 +46,17 @@ class Exported(Result):
 
 def proven(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that count: those that were computed in float32."""
-    return table[table["precision"] == "f32"]
+    return table.query("precision == 'f32'")
 
 
 def _sentences(exported: Exported) -> Iterator[str]:
     rows = proven(exported.table)
     batches = " and ".join(str(batch) for batch in rows["batch"])
-    agreement = rows["agreement"].min()
+    agreement = min(rows["agreement"])
     same = "" if math.isnan(agreement) else f", same prediction for {digits(100 * agreement)} %"
     yield (
         f"{exported.path} answers as {exported.model} does in PyTorch: largest relative error "
-        f"{rows['error'].max():.1e} over {rows['pictures'].max()} pictures at batch {batches}"
+        f"{max(rows['error']):.1e} over {max(rows['pictures'])} pictures at batch {batches}"
         f"{same}."
     )
     for row in exported.latency.iloc[1:].to_dict("records"):
