@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -16,6 +17,7 @@ from aliascope.errors import AliascopeError, ImageError
 from aliascope.finetune import FinetuneSettings, finetune
 from aliascope.finetune.data import split
 from aliascope.finetune.recalibration import spread
+from aliascope.finetune.run import recalibrated_if_nearer
 from aliascope.images import Entry, ImageSource, open_images
 from aliascope.images.preprocessing import possible_shifts
 from aliascope.latency import Latency, bench
@@ -36,7 +38,8 @@ RECORD, MODEL, LATENCY, TRAINING = "repair.json", "model.safetensors", "latency.
 SHIFTS: tuple[Border, ...] = ("crop", "native")
 """How pictures are moved when the repair is judged."""
 SETTINGS = FinetuneSettings(consistency=3.0, recalibration=0)
-"""Of the training, where none are given."""
+"""Of the training, where none are given. Recalibrated norms win predictions back and lose what the
+filters steadied (docs/repair.md)."""
 _JUDGED = {
     "accuracy": ("top-1", ".3f"),
     "logit_instability": ("logit instability", ".4f"),
@@ -183,14 +186,16 @@ def repair(
                 folder, config, loaded, given, limits, pictures, methods,
                 seconds=latency_seconds, device=device, report=report,
             )  # fmt: skip
-        repaired = _fitted(folder, loaded, found.plan, pictures)
+        spared = spread(list(training.entries()), settings.recalibration)
+        with told("fitting"):
+            repaired = _fitted(folder, loaded, found.plan, pictures, spared, chosen_device(device))
         if settings.steps:
             with told("training") as report:
                 tuned = finetune(
                     repaired,
                     training,
                     loaded,
-                    settings=settings,
+                    settings=replace(settings, recalibration=0),
                     holdout=0,
                     preprocess=loaded.preprocessing,
                     device=device,
@@ -229,6 +234,7 @@ class _Found:
     plan: Plan
     tried: pd.DataFrame
     combined: pd.DataFrame
+    notices: list[str]
 
 
 def _parted(
@@ -275,38 +281,44 @@ def _searched(
             record = unsealed(file.read_bytes())
             refuse_another(folder, record["config"], config)
             frames = (pd.DataFrame(record[name]) for name in ("tried", "combined"))
-            return _Found(Plan(loaded.spec, record["choices"]), *frames)
+            return _Found(Plan(loaded.spec, record["choices"]), *frames, record["notices"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise AliascopeError(
                 f"{file} is damaged: delete it and run the same command again"
             ) from error
     if given is not None:
-        found = _Found(replace(given, model=loaded.spec), pd.DataFrame(), pd.DataFrame())
+        found = _Found(replace(given, model=loaded.spec), pd.DataFrame(), pd.DataFrame(), [])
     else:
         trials = Trials(loaded, pictures, seconds=seconds, device=device)
         table = trials.tried(methods, report)
         plan, combinations = trials.chosen(table, limits)
-        found = _Found(plan, table, combinations)
+        found = _Found(plan, table, combinations, trials.notices)
     if all(method == NONE for method in found.plan.choices.values()):
         raise AliascopeError("the plan leaves every place as it is: name a method for one of them")
     found.plan.save(folder / PLAN)
     record = {"config": config, "choices": dict(found.plan.choices)}
-    record |= {"tried": found.tried.to_dict("records")}
+    record |= {"notices": found.notices, "tried": found.tried.to_dict("records")}
     record |= {"combined": found.combined.to_dict("records")}
     write_file(file, sealed(record))
     return found
 
 
 def _fitted(
-    folder: Path, loaded: LoadedModel, plan: Plan, pictures: Sequence[Entry]
+    folder: Path,
+    loaded: LoadedModel,
+    plan: Plan,
+    pictures: Sequence[Entry],
+    spared: Sequence[Entry],
+    device: torch.device,
 ) -> LoadedModel:
-    """The converted network, folded kernels fitted."""
+    """The converted network, folded kernels fitted, batch-norm recalibrated where that helps."""
     made = built(loaded, plan)
-    if not any(method.startswith("folded") for method in plan.choices.values()):
-        return made
     file = folder / FITTED
     if not file.exists():
         fitted = built(loaded, plan, pixels_of(loaded, pictures))
+        if spared:
+            module = recalibrated_if_nearer(fitted, loaded, spared, loaded.preprocessing, device)
+            fitted = replace(fitted, module=module)
         state = {name: x.clone() for name, x in fitted.module.state_dict().items()}
         write_file(file, sealed_tensors(state, {}))
     made.module.load_state_dict(read_tensors(file))
@@ -361,7 +373,7 @@ def _result(
     table = table.rename(columns={"low": "difference_low", "high": "difference_high"})
     wanted = [f"{name}{end}" for name in ("difference", "change") for end in ends]
     ratios: Any = latency.table[latency.table["model"] == "repaired"]
-    notices = dict.fromkeys([*told, *first.notices, *latency.notices])
+    notices = dict.fromkeys([*told, *found.notices, *first.notices, *latency.notices])
     return Repaired(
         model=loaded.spec,
         spec=found.plan.spec,

@@ -40,6 +40,8 @@ WORTH = 0.1
 Training wins most of the KL back: EfficientNet-Lite0 with `ideal` went from 0.13 to 0.05 nats."""
 _VERIFIED = 3
 """Combinations that are made and measured."""
+_UNSURE = 0.1
+"""Width of the interval of a latency ratio beyond which a plan may rest on chance."""
 _FIT_STEPS = 60
 """Of each folded kernel while methods are compared; the chosen ones are fitted for longer."""
 
@@ -90,6 +92,8 @@ class Trials:
     ) -> None:
         self.model, self._border = model, border
         self._seconds, self._device = seconds, device
+        self.notices: list[str] = []
+        """What to know of the timings."""
         instrument = prepare(model, border=border, device=device)
         if instrument.classes is None:
             raise ModelError(f"{model.spec} is no classifier: only those can be repaired yet")
@@ -201,6 +205,10 @@ class Trials:
             device=self._device,
         )
         rows: Any = timed.table.set_index("model")
+        if any(x > _UNSURE for x in rows["ratio_high"] - rows["ratio_low"]):
+            told = f"latencies were known to no better than ±{_UNSURE / 2:.2f} while methods were "
+            told += "tried: close what else runs, or give more seconds, and repair anew"
+            self.notices = [told]
         ends = ("", "_low", "_high")
         return {
             name: {f"latency{end}": float(rows.loc[name, f"ratio{end}"]) for end in ends}
