@@ -357,7 +357,7 @@ def ran(study):
 
 def elsewhere(study):
     """Which operators a method adds, and who would not take them."""
-    rows = _exported(study)["methods"]
+    rows = _exported(study).get("methods", [])
     cells = {
         "method": [f"`{row['method']}`" for row in rows],
         "ONNX operators that it adds": [", ".join(row["added"]) or "none" for row in rows],
