@@ -1,6 +1,8 @@
 """IdealPool: the low-pass that lets nothing alias, then every s-th pixel."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -100,7 +102,9 @@ class IdealPool(Downsampler):
             for side, step, at in zip((height, width), self.cutoffs, places, strict=True)
         )
         # Autocast would round the products to half precision.
-        with torch.autocast(x.device.type, enabled=False):
+        kind = x.device.type
+        casts = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False) if casts else nullcontext():
             if x.is_contiguous():
                 y = precise @ columns.mT
                 y = rows @ y.flatten(0, 1)  # (B·C, K_h, K_w)
@@ -113,10 +117,22 @@ class IdealPool(Downsampler):
 
 
 def _matrix(side: int, cutoff: int, places: Places, padding: str, like: Tensor) -> Tensor:
-    # Where a program is traced, the matrix has to be computed in it.
+    known = side, cutoff, places, padding, like.dtype, like.device
+    if torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling():
+        fixed = all(isinstance(x, int | float) for x in (side, *places))
+        # An export holds the matrix itself, made in a thread: to trace is a thread's own affair.
+        with ThreadPoolExecutor(1) as untraced:
+            return untraced.submit(_kept, *known).result() if fixed else _computed(*known)
+    # Where a program is traced otherwise, the matrix has to be computed in it.
     if torch.compiler.is_compiling() or type(like) is not Tensor:
-        return low_pass(side, cutoff, places, padding).to(like)
-    return _kept(side, cutoff, places, padding, like.dtype, like.device)
+        return _computed(*known)
+    return _kept(*known)
+
+
+def _computed(
+    side: int, cutoff: int, places: Places, padding: str, dtype: torch.dtype, device: Any
+) -> Tensor:
+    return low_pass(side, cutoff, places, padding).to(device, dtype)
 
 
 @lru_cache(maxsize=32)
@@ -124,7 +140,7 @@ def _kept(
     side: int, cutoff: int, places: Places, padding: str, dtype: torch.dtype, device: Any
 ) -> Tensor:
     with torch.inference_mode(mode=False):  # or a later backward pass would refuse it
-        return low_pass(side, cutoff, places, padding).to(device, dtype)
+        return _computed(side, cutoff, places, padding, dtype, device)
 
 
 def low_pass(side: int, cutoff: int, places: Places, padding: str) -> Float[Tensor, "k n"]:
