@@ -145,16 +145,20 @@ def test_a_killed_repair_goes_on(done, pictures, tmp_path):
         pd.testing.assert_frame_equal(again.judged, found.judged)
 
 
-def test_a_plan_is_carried_out_as_it_was_edited(pictures, tmp_path):
+def test_a_plan_is_carried_out_as_it_was_edited_and_exported(pictures, tmp_path):
     file = tmp_path / "plan.json"
     Plan("cifar_resnet8", {"layer1": "folded:3", "layer2": "blurpool:2"}).save(file)
     edited = json.loads(file.read_text())
     edited["choices"]["layer2"] = "none"
     file.write_text(json.dumps(edited))
-    found = repair(
-        "cifar_resnet8", pictures, out=tmp_path / "out", plan=file, settings=UNTRAINED, **QUICK
-    )
+    options = QUICK | {"plan": file, "settings": UNTRAINED, "export_to": "model.pt2"}
+    found = repair("cifar_resnet8", pictures, out=tmp_path / "out", **options)
     assert found.spec == "cifar_resnet8@folded:3:at=layer1"
+    exported = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    own = load_model(str(tmp_path / "out" / "model.safetensors"))
+    x = torch.rand(2, 3, *own.preprocessing.crop, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(exported(x)[0], own.module(x), rtol=1e-4, atol=1e-4)
     assert found.tried.empty
     assert "None" not in str(found)
 

@@ -184,6 +184,15 @@ def repair(
             min=0, metavar="N", help=f"Train for so many steps of {_SETTINGS.batch_size} pictures."
         ),
     ] = _REPAIR.settings.steps,
+    export_to: Annotated[
+        str | None,
+        typer.Option(
+            "--export",
+            metavar="NAME",
+            help="Write the repaired network for another runtime, too, such as model.onnx; see "
+            "`export`.",
+        ),
+    ] = None,
     planning: Annotated[
         int, typer.Option(min=1, metavar="N", help="Try methods on so many pictures.")
     ] = _REPAIR.planning,
@@ -209,6 +218,7 @@ def repair(
             out=out,
             budget=budget,
             plan=plan,
+            export_to=export_to,
             methods=method or _REPAIR.methods,
             holdout=int(holdout) if holdout.isdecimal() else holdout,
             settings=replace(_REPAIR.settings, steps=steps),

@@ -18,7 +18,7 @@ from aliascope.export.exported import Exported, proven
 from aliascope.export.proof import compared, prepared
 from aliascope.export.targets import TARGETS, Run, Target, quiet, target_of
 from aliascope.export.tracing import Outputs, named, names_of, traced
-from aliascope.images import open_images
+from aliascope.images import ImageSource, open_images
 from aliascope.images.preprocessing import Preprocessing, PreprocessingName, crop_of
 from aliascope.latency import bench
 from aliascope.models import LoadedModel, load_model
@@ -184,7 +184,9 @@ class _Maker:
             ModelError: it cannot be written, or does not answer alike.
             ImageError: there is no picture.
         """
-        source = open_images(self.images, limit=self.limit)
+        given = self.images
+        known = isinstance(given, ImageSource)
+        source = given if known else open_images(given, limit=self.limit)
         target, preprocessing = self.target, loaded.prepared(self.preprocess)
         module = Outputs(copied(loaded.module).cpu()).eval()
         shape = (loaded.channels, *preprocessing.crop)

@@ -8,6 +8,7 @@ OUT/training/           the fine-tuning, with its checkpoints
 OUT/judged-SHIFTS/      the runs of both networks over the held-out pictures, compared
 OUT/latency.json        both networks timed side by side
 OUT/model.safetensors   the repaired network, a model spec
+OUT/model.onnx          the same for another runtime, where it was asked for
 OUT/repair.json         the result
 ```
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from aliascope.compare import Comparison, compare
 from aliascope.errors import AliascopeError, ImageError
+from aliascope.export import export
 from aliascope.finetune import FinetuneSettings, finetune
 from aliascope.finetune.data import split
 from aliascope.finetune.recalibration import spread
@@ -115,6 +116,7 @@ def repair(
     methods: Sequence[str] = TRIED,
     holdout: int | str | Path | ImageSource = 128,
     settings: FinetuneSettings = SETTINGS,
+    export_to: str | Path | None = None,
     weights: str | Path = "pretrained",
     planning: int = 24,
     latency_seconds: float = 10.0,
@@ -138,6 +140,8 @@ def repair(
         holdout: number of pictures kept apart for the proof, or a source of its own; labels that
             number the model's classes give top-1.
         settings: of the training; `steps=0` leaves it out.
+        export_to: a file name in OUT, such as model.onnx: the repaired network for another runtime
+            (see `export`), proven on the pictures kept apart.
         weights: "pretrained", "random" or a file.
         planning: pictures that methods are tried on.
         latency_seconds: for timing the methods of a place, and both networks in the end.
@@ -215,6 +219,9 @@ def repair(
                 judged[border] = _judged(
                     folder / f"judged-{border}", loaded, repaired, held, border, device, report
                 )
+        if export_to is not None and not (folder / export_to).exists():
+            with told("exporting") as report:
+                export(repaired, folder / export_to, images=held, progress=report)
         with told("timing") as report:
             latency = _timed(folder / LATENCY, loaded, repaired, latency_seconds, device, report)
     finally:
