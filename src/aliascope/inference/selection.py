@@ -1,0 +1,240 @@
+"""The window of a frame that the content of the picture picks, wherever the picture lies in it."""
+
+import math
+from collections.abc import Callable, Iterable
+from functools import reduce
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from aliascope.errors import ModelError
+from aliascope.inference.averaging import check_frame
+
+Score = Literal["corners", "laplacian"]
+SIGMA = 3.0
+"""Of the low-pass in front of the smooth score, in pixels."""
+PHASES = 64
+"""Fractions of a pixel that a window may lie at."""
+REACH = 4
+"""Pixels on each side that resampling reads beyond a window."""
+CUTOFF = 0.75
+"""Of resampling, as a share of the Nyquist frequency: nearer to it no filter of this length treats
+all fractions of a pixel alike."""
+_BETA = 4.0
+"""Of the Kaiser window of that filter."""
+_WEIGHTS = (0.299, 0.587, 0.114)
+"""Of R, G and B in the picture that is scored."""
+
+
+class CropSelection(nn.Module):
+    """A network on the window of a frame that is picked by the picture's own content.
+
+    p = argmax of a score over the places where it is a local maximum; the window lies with its
+    middle at p, so that a picture that moves takes its window along and the network sees the same
+    pixels. It sees others where p leaves the range, a stronger place enters it, or two are nearly
+    equal: then the window jumps. Places equally strong: the one nearest to the middle.
+
+    - laplacian: |Δx| of the grey picture, to whole pixels: content that moves by half a pixel is
+      sampled elsewhere, which the window does not undo.
+    - corners: det H of the picture behind a Gaussian low-pass, H its second differences: blobs and
+      corners, which a fraction of a pixel does not change. p is refined by the quadric through the
+      3 × 3 values, −H⁻¹∇, and the window resampled there, by a low-pass that is as strong for whole
+      pixels as for halves: else the network would see by how much the picture moved.
+
+    Args:
+        model: takes (B, C, *size).
+        size: rows and columns that it takes.
+        margin: pixels of the frame around it on each side; 0 where circular.
+        score: what picks.
+        circular: the frame is the picture itself, rolled until p is in its middle: exact under
+            circular shifts, and torn at the border wherever p is not there by itself.
+
+    Raises:
+        ModelError: a margin that leaves no place to choose.
+
+    Source: Shifman & Weiss 2024 (arXiv 2404.07153), robust inference by crop selection, there to
+    whole pixels; the strength of blobs: Beaudet 1978; the quadric: Brown & Lowe 2002.
+
+    >>> selection = CropSelection(nn.Identity(), (4, 4), 2, score="laplacian")
+    >>> frame = torch.zeros(1, 1, 8, 8)
+    >>> frame[..., 5, 3] = 1
+    >>> selection(frame)[0, 0].nonzero().tolist()
+    [[2, 2]]
+    """
+
+    order: Tensor
+    kernels: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        size: tuple[int, int],
+        margin: int,
+        *,
+        score: Score = "corners",
+        circular: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model, self.size, self.margin = model, size, margin
+        self.score: Score = score
+        self.circular = circular
+        self._whole = score == "laplacian"
+        self._low = 0 if self._whole else REACH  # the first place of a window in the frame
+        if circular == bool(margin) or (not circular and margin <= self._low):
+            wanted = "0" if circular else f"more than {self._low}"
+            raise ModelError(f"crop selection takes a margin of {wanted} here, got {margin}")
+        self._places = self.size if circular else (2 * (margin - self._low) + 1,) * 2
+        self.register_buffer("order", _from_the_middle(*self._places), persistent=False)
+        self.register_buffer("kernels", _low_passes(), persistent=False)
+
+    def forward(self, frames: Float[Tensor, "batch chan height width"]) -> object:
+        """Frames → what the network says of their windows."""
+        rows, columns = self.size
+        check_frame(frames, (rows + 2 * self.margin, columns + 2 * self.margin))
+        return self.model(self.windows(frames))
+
+    def windows(
+        self, frames: Float[Tensor, "batch chan height width"]
+    ) -> Float[Tensor, "batch chan rows columns"]:
+        """What the network is shown of each frame."""
+        if self.circular:
+            before = [side // 2 + self._low for side in self.size]
+            after = [side - side // 2 - 1 + self._low for side in self.size]
+            frames = F.pad(frames, (before[1], after[1], before[0], after[0]), mode="circular")
+        top, left, down, right = self.chosen(frames)
+        if self._whole:
+            return _cut(frames, top, left, self.size)
+        rows, columns = self.size
+        wide = _cut(frames, top - REACH, left - REACH, (rows + 2 * REACH, columns + 2 * REACH))
+        return _resampled(_resampled(wide, self.kernels, down, 2), self.kernels, right, 3)
+
+    def chosen(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Row and column of each window's corner, and by how many `PHASES` it lies beyond them."""
+        scored = _SCORES[self.score](self._area(frames))  # (B, places + 2)
+        middle = scored[:, 1:-1, 1:-1]
+        peaks = middle >= F.max_pool2d(scored[:, None], 3, 1)[:, 0]
+        ranked = middle.masked_fill(~peaks, -math.inf).flatten(1)[:, self.order]
+        best = self.order[ranked.argmax(1)]
+        row, column = best // self._places[1], best % self._places[1]
+        still = torch.zeros_like(row)
+        down, right = (still, still) if self._whole else _refined(scored, row, column)
+        return row + self._low, column + self._low, down, right
+
+    def _area(self, frames: Tensor) -> Float[Tensor, "batch rows columns"]:
+        """The grey picture, as far as it is scored, in float32."""
+        more = _BORDERS[self.score] + 1
+        cut = [
+            slice(self._low + side // 2 - more, self._low + side // 2 + places + more)
+            for side, places in zip(self.size, self._places, strict=True)
+        ]
+        parts = frames[:, :, cut[0], cut[1]].float().unbind(1)
+        weights = _WEIGHTS if len(parts) == 3 else [1 / len(parts)] * len(parts)
+        return _weighted(weights, parts)
+
+    def extra_repr(self) -> str:
+        """What it was made with."""
+        circular = ", circular=True" if self.circular else ""
+        return f"size={self.size}, margin={self.margin}, score={self.score!r}{circular}"
+
+
+def _laplacian(x: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch rows columns"]:
+    """|Δx|, one pixel less on each side."""
+    across = x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
+    return (across + x[:, :-2, 1:-1] + x[:, 2:, 1:-1] - 4 * x[:, 1:-1, 1:-1]).abs()
+
+
+def _corners(x: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch rows columns"]:
+    """The determinant of the second differences of the low-passed picture."""
+    _, _, down, right, mixed = _differences(_low_passed(_low_passed(x, 1), 2))
+    return down * right - mixed * mixed
+
+
+def _low_passed(x: Tensor, dim: int) -> Tensor:
+    """By a Gaussian, valid samples alone.
+
+    Sums of slices, not convolutions: the same pixels give the same value to the last bit, wherever
+    they lie.
+    """
+    radius = _radius()
+    weights = [math.exp(-(k**2) / (2 * SIGMA**2)) for k in range(-radius, radius + 1)]
+    size = x.shape[dim] - 2 * radius
+    parts = [x.narrow(dim, k, size) for k in range(len(weights))]
+    return _weighted([w / sum(weights) for w in weights], parts)
+
+
+def _weighted(weights: Iterable[float | Tensor], parts: Iterable[Tensor]) -> Tensor:
+    products = [w * x for w, x in zip(weights, parts, strict=True)]
+    return reduce(torch.add, products)
+
+
+def _radius() -> int:
+    return math.ceil(3 * SIGMA)
+
+
+_SCORES: dict[Score, Callable[[Tensor], Tensor]] = {"corners": _corners, "laplacian": _laplacian}
+_BORDERS: dict[Score, int] = {"corners": _radius() + 1, "laplacian": 1}
+"""Pixels that a score reads on each side of a place."""
+
+
+def _differences(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """First differences down and right, second ones down, right and mixed: central, (…, h, w)."""
+    up, down, left, right = x[..., :-2, 1:-1], x[..., 2:, 1:-1], x[..., 1:-1, :-2], x[..., 1:-1, 2:]
+    twice = 2 * x[..., 1:-1, 1:-1]
+    mixed = x[..., 2:, 2:] - x[..., 2:, :-2] - x[..., :-2, 2:] + x[..., :-2, :-2]
+    return (down - up) / 2, (right - left) / 2, down + up - twice, right + left - twice, mixed / 4
+
+
+def _refined(scored: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """−H⁻¹∇ at the chosen places, no further than half a pixel, in `PHASES` a pixel."""
+    near = _cut(scored[:, None], row, column, (3, 3))[:, 0]
+    first, second, down, right, mixed = (x[:, 0, 0] for x in _differences(near))
+    bent = down * right - mixed * mixed
+    sure = bent > 0
+    bent = bent.where(sure, torch.ones_like(bent))
+    moves = (mixed * second - right * first) / bent, (mixed * first - down * second) / bent
+    row, column = (
+        (PHASES * x.where(sure, torch.zeros_like(x)).clamp(-0.5, 0.5)).round().long() for x in moves
+    )
+    return row, column
+
+
+def _cut(
+    x: Float[Tensor, "batch chan height width"], top: Tensor, left: Tensor, size: tuple[int, int]
+) -> Float[Tensor, "batch chan rows columns"]:
+    """A window of each picture, at a place of its own."""
+    rows, columns = (
+        at[:, None] + torch.arange(side, device=x.device)
+        for at, side in zip((top, left), size, strict=True)
+    )
+    each = torch.arange(len(x), device=x.device)[:, None, None]
+    return x.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _resampled(x: Tensor, kernels: Tensor, phases: Tensor, dim: int) -> Tensor:
+    """Each picture a fraction of a pixel further along an axis, and `REACH` less at both ends."""
+    weights = kernels[phases + PHASES // 2].to(x.dtype)[
+        :, :, None, None, None
+    ]  # (B, taps, 1, 1, 1)
+    size = x.shape[dim] - 2 * REACH
+    return _weighted(weights.unbind(1), (x.narrow(dim, k, size) for k in range(2 * REACH + 1)))
+
+
+def _low_passes() -> Float[Tensor, "fractions taps"]:
+    """The filters for −1/2, …, 1/2 pixel, in steps of 1 / `PHASES`; all of gain 1.
+
+    h(d) = sinc(c d) · I₀(β √(1 − (d / r)²)), d in pixels, c the cutoff and r the reach.
+    """
+    places = torch.arange(-REACH, REACH + 1, dtype=torch.float64)
+    away = places - torch.arange(-PHASES // 2, PHASES // 2 + 1)[:, None] / PHASES
+    inside = (1 - (away / REACH).square()).clamp(min=0)
+    taps = torch.sinc(CUTOFF * away) * torch.special.i0(_BETA * inside.sqrt()) * (inside > 0)
+    return (taps / taps.sum(1, keepdim=True)).float()
+
+
+def _from_the_middle(rows: int, columns: int) -> Tensor:
+    """Places, row by row, sorted by how far they are from the middle."""
+    down, right = (torch.arange(side) - side // 2 for side in (rows, columns))
+    return (down[:, None] ** 2 + right**2).flatten().argsort(stable=True)
