@@ -198,12 +198,12 @@ def penalty(study):
 def methods(study):
     rows = pd.read_csv(study / "methods.csv")
     names = {"method": "method", "stage": "stage", "top1": "top-1", "kept": "kept"}
-    for shifts in ("crop", "native", "circular"):
+    for shifts in ("crop", "half", "native", "circular"):
         names |= {f"logit_instability_{shifts}": f"logit instability, {shifts}"}
     names |= {"agreement_crop": "agreement, crop", "sis_half_crop": "SIS at confidence ½, crop"}
     names |= {"sampled_avr_box": "sampled box AVR", "alias_share": "alias share"}
     names |= {"mflops": "MFLOPs", "latency_ratio": "latency", "memory_mb": "MB"}
-    return markdown({title: plain(rows[name]) for name, title in names.items()})
+    return markdown({title: plain(rows[name]) for name, title in names.items() if name in rows})
 
 
 def shares(study):

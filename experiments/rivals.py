@@ -41,6 +41,7 @@ CONTENDERS = [
     f"{BASE}@shift-average",
 ]
 PLAN = (Shift("down", 1, 0), Shift("right", 0, 1))
+OF_THE_FIRST = ("JPEG", "noise")
 JPEG, NOISE, ZOOM, TURN = 75, 4.0, 0.01, 1.0
 FIGURES = ("logit_instability", "agreement")
 
@@ -66,7 +67,10 @@ def contender(spec):
 
 
 def conditions(preprocessing, pixels, seed):
-    """Of a photograph, condition → views as the network takes them, the unchanged one first."""
+    """Of a photograph, condition → views as the network takes them, the unchanged one first.
+
+    That of `OF_THE_FIRST` is the first condition's.
+    """
     moved = cropped_views(preprocessing.widened(1)(pixels)[None], PLAN)
     generator = torch.Generator().manual_seed(seed)
     noise = NOISE * torch.randn(pixels.shape, generator=generator)
@@ -81,8 +85,8 @@ def conditions(preprocessing, pixels, seed):
         "one pixel": moved,
         "half a pixel": half_views(preprocessing, pixels, PLAN)[0],
         "native pixel": native_views(preprocessing, pixels, PLAN)[0],
-        "JPEG": torch.stack([moved[0], changed[0]]),
-        "noise": torch.stack([moved[0], changed[1]]),
+        "JPEG": changed[0][None],
+        "noise": changed[1][None],
         "zoom": torch.stack(nearer),
         "rotation": torch.stack(turned),
     }
@@ -123,7 +127,8 @@ def judged(spec, entries):
         x = preprocessing.normalise(torch.cat(list(views.values())))
         logits = logits_of(module(x.contiguous(memory_format=torch.channels_last)))
         parts = logits.split([len(part) for part in views.values()])
-        for condition, part in zip(views, parts, strict=True):
+        for condition, own in zip(views, parts, strict=True):
+            part = torch.cat([parts[0][:1], own]) if condition in OF_THE_FIRST else own
             found = {
                 name: x.item()
                 for name, x in stability(part[:, None], PLAN[: len(part) - 1]).items()

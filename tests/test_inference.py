@@ -174,6 +174,7 @@ def test_phases_are_half_a_patch_or_half_a_stride_apart():
     [
         (lambda: CropSelection(nn.Identity(), SIZE, 3), "a margin of more than 4 here, got 3"),
         (lambda: CropSelection(nn.Identity(), SIZE, 4, circular=True), "margin of 0 here, got 4"),
+        (lambda: CropSelection(nn.Identity(), (12, 12), 5), "12 × 12 pixels are too small"),
         (lambda: ShiftAverage(nn.Identity(), SIZE, []), "pixels from the frame's corner, got"),
         (lambda: around(network(), RESIZE_224, "crop-selection"), "6 pixels on each side"),
         (lambda: around(network(), RESIZE_224, "crop-selection:best"), "'crop-selection:best'"),

@@ -55,11 +55,16 @@ def from_photos() -> ImageSource:
     Raises:
         ImageError: a package that ships them is missing.
     """
-    crops = [crop for path in _paths() for crop in _crops(path)]
+    crops = [crop for path in photograph_files() for crop in _crops(path)]
     return ImageSource(lambda: crops, ids=[crop.id for crop in crops])
 
 
-def _paths() -> Iterator[Path]:
+def photograph_files() -> Iterator[Path]:
+    """The photographs themselves, uncut, in the packages' own folders.
+
+    Raises:
+        ImageError: a package that ships them is missing.
+    """
     for folder, names in PHOTOS.items():
         package, *below = folder.split("/")
         spec = find_spec(package)  # not imported, for only its files are wanted

@@ -14,7 +14,7 @@ from aliascope.errors import ModelError
 from aliascope.inference.averaging import check_frame
 
 Score = Literal["corners", "laplacian"]
-SIGMA = 3.0
+SIGMA = 4.0
 """Of the low-pass in front of the smooth score, in pixels."""
 PHASES = 64
 """Fractions of a pixel that a window may lie at."""
@@ -32,17 +32,20 @@ _WEIGHTS = (0.299, 0.587, 0.114)
 class CropSelection(nn.Module):
     """A network on the window of a frame that is picked by the picture's own content.
 
-    p = argmax of a score over the places where it is a local maximum; the window lies with its
-    middle at p, so that a picture that moves takes its window along and the network sees the same
-    pixels. It sees others where p leaves the range, a stronger place enters it, or two are nearly
-    equal: then the window jumps. Places equally strong: the one nearest to the middle.
+    p = argmax of a score over the places where it is a local maximum; a picture that moves takes p
+    along, p its window, and the network sees the same pixels. It sees others where the window would
+    leave the frame, where a stronger place enters it, or two are nearly equal: then the window
+    jumps. Of places equally strong the one nearest to the middle counts.
 
-    - laplacian: |Δx| of the grey picture, to whole pixels: content that moves by half a pixel is
-      sampled elsewhere, which the window does not undo.
+    - laplacian: |Δx| of the grey picture at the places where the middle of a window can lie; it
+      lies there, to whole pixels. Content that moves by half a pixel is sampled elsewhere, which
+      the window does not undo.
     - corners: det H of the picture behind a Gaussian low-pass, H its second differences: blobs and
-      corners, which a fraction of a pixel does not change. p is refined by the quadric through the
-      3 × 3 values, −H⁻¹∇, and the window resampled there, by a low-pass that is as strong for whole
-      pixels as for halves: else the network would see by how much the picture moved.
+      corners, which a fraction of a pixel does not change, anywhere in the frame. p is refined by
+      the quadric through the 3 × 3 values, −H⁻¹∇, and the window is the one nearest to the middle
+      whose corner lies a multiple of n pixels from p, n the places that it has along an axis. It is
+      resampled there by a low-pass that is as strong for whole pixels as for halves: else the
+      network would see by how much the picture moved.
 
     Args:
         model: takes (B, C, *size).
@@ -53,7 +56,7 @@ class CropSelection(nn.Module):
             circular shifts, and torn at the border wherever p is not there by itself.
 
     Raises:
-        ModelError: a margin that leaves no place to choose.
+        ModelError: a margin that leaves no place to choose, or pictures too small to score.
 
     Source: Shifman & Weiss 2024 (arXiv 2404.07153), robust inference by crop selection, there to
     whole pixels; the strength of blobs: Beaudet 1978; the quadric: Brown & Lowe 2002.
@@ -86,8 +89,22 @@ class CropSelection(nn.Module):
         if circular == bool(margin) or (not circular and margin <= self._low):
             wanted = "0" if circular else f"more than {self._low}"
             raise ModelError(f"crop selection takes a margin of {wanted} here, got {margin}")
-        self._places = self.size if circular else (2 * (margin - self._low) + 1,) * 2
-        self.register_buffer("order", _from_the_middle(*self._places), persistent=False)
+        self._places = size if circular else (2 * (margin - self._low) + 1,) * 2
+        # Of the frame, circular ones padded: what is scored, and where that begins.
+        self._border = _BORDERS[score] + 1
+        everywhere = not (self._whole or circular)
+        self._first = [self._border if everywhere else self._low + side // 2 for side in size]
+        self._scored = (
+            tuple(side + 2 * (margin - self._border) for side in size)
+            if everywhere
+            else self._places
+        )
+        if min(self._scored) < 1 or (circular and min(size) < 2 * self._border):
+            raise ModelError(
+                f"pictures of {size[0]} × {size[1]} pixels are too small for the score {score!r}:"
+                f" it reads {self._border} on each side; choose 'laplacian'"
+            )
+        self.register_buffer("order", _from_the_middle(*self._scored), persistent=False)
         self.register_buffer("kernels", _low_passes(), persistent=False)
 
     def forward(self, frames: Float[Tensor, "batch chan height width"]) -> object:
@@ -118,17 +135,22 @@ class CropSelection(nn.Module):
         peaks = middle >= F.max_pool2d(scored[:, None], 3, 1)[:, 0]
         ranked = middle.masked_fill(~peaks, -math.inf).flatten(1)[:, self.order]
         best = self.order[ranked.argmax(1)]
-        row, column = best // self._places[1], best % self._places[1]
-        still = torch.zeros_like(row)
-        down, right = (still, still) if self._whole else _refined(scored, row, column)
-        return row + self._low, column + self._low, down, right
+        place = best // self._scored[1], best % self._scored[1]
+        still = torch.zeros_like(best)
+        down, right = (still, still) if self._whole else _refined(scored, *place)
+        top, left = (
+            self._low + (x + first - side // 2 - self._low) % places
+            for x, first, side, places in zip(
+                place, self._first, self.size, self._places, strict=True
+            )
+        )
+        return top, left, down, right
 
     def _area(self, frames: Tensor) -> Float[Tensor, "batch rows columns"]:
         """The grey picture, as far as it is scored, in float32."""
-        more = _BORDERS[self.score] + 1
         cut = [
-            slice(self._low + side // 2 - more, self._low + side // 2 + places + more)
-            for side, places in zip(self.size, self._places, strict=True)
+            slice(first - self._border, first + places + self._border)
+            for first, places in zip(self._first, self._scored, strict=True)
         ]
         parts = frames[:, :, cut[0], cut[1]].float().unbind(1)
         weights = _WEIGHTS if len(parts) == 3 else [1 / len(parts)] * len(parts)

@@ -64,7 +64,7 @@ __all__ = [
     "save_model",
     "structure_digest",
     "weights_digest",
-    "wrapped",
+    "within",
 ]
 
 
@@ -141,7 +141,7 @@ def load_model(
     base, texts = _parts(spec)
     if texts and is_wrapper(texts[-1]):
         inner = spec.removesuffix(f"@{texts[-1]}")
-        return wrapped(load_model(inner, weights=weights, seed=seed), texts[-1])
+        return within(load_model(inner, weights=weights, seed=seed), texts[-1])
     recipes = [Recipe.parse(text) for text in texts]
     file = None if weights in ("pretrained", "random") else Path(weights)
     base = str(REPAIRED.get(base, base))
@@ -176,13 +176,13 @@ def load_model(
     return LoadedModel(spec, module, preprocessing, plan.class_names, source, provenance)
 
 
-def wrapped(loaded: LoadedModel, wrapper: str) -> LoadedModel:
+def within(loaded: LoadedModel, wrapper: str) -> LoadedModel:
     """A network within a wrapper of `aliascope.inference`, by its name.
 
     Raises:
         ModelError: no such wrapper, or the network's transform leaves it no room.
 
-    >>> wrapped(load_model("efficientnet_lite0"), "crop-selection").preprocessing.crop
+    >>> within(load_model("efficientnet_lite0"), "crop-selection").preprocessing.crop
     (254, 254)
     """
     module, preprocessing = around(loaded.module, loaded.preprocessing, wrapper)
