@@ -206,6 +206,64 @@ def methods(study):
     return markdown({title: plain(rows[name]) for name, title in names.items() if name in rows})
 
 
+_RIVALS = {
+    "efficientnet_lite0": "original",
+    "efficientnet_lite0_blurpool": "repaired",
+    "low-pass": "its low-pass alone",
+    "crop-selection:laplacian": "crop selection, Laplacian",
+    "crop-selection": "crop selection",
+    "shift-average": "average of 4 shifts",
+}
+
+
+def _contender(spec):
+    """A spec in words, where it has some."""
+    base, *wrappers = spec.split("@")
+    return " + ".join(_RIVALS.get(x, f"`{x}`") for x in (base, *wrappers))
+
+
+def rivals(study):
+    """Every contender under every condition: logit instability."""
+    return _contenders(study, "logit_instability", ".3f")
+
+
+def rivals_agreement(study):
+    """The same of agreement, with top-1 and cost."""
+    return _contenders(study, "agreement", ".3f")
+
+
+def _contenders(study, figure, form):
+    rows = pd.read_csv(study / "rivals.csv")
+    names = list(dict.fromkeys(rows["contender"]))
+    cells = {"": [_contender(name) for name in names]}
+    if figure == "agreement":
+        own = rows[rows["figure"] == "top1"].set_index("contender").loc[names]
+        cells["top-1"] = bounded_by(own, form)
+        cells["MFLOPs"] = [f"{x:.0f}" for x in own["mflops"]]
+    for condition, part in rows[rows["figure"] == figure].groupby("condition", sort=False):
+        cells[condition] = bounded_by(part.set_index("contender").loc[names], form)
+    return markdown(cells)
+
+
+def moving(study):
+    """How often answers flicker while a window moves, of single frames and of means of five."""
+    rows = pd.read_csv(study / "moving.csv")
+    names = list(dict.fromkeys(rows["contender"]))
+    cells = {"": [_contender(name) for name in names]}
+    for figure in ("flips", "crossings"):
+        for averaged, part in rows[rows["figure"] == figure].groupby("averaged"):
+            title = f"{figure}, " + ("each frame" if averaged == 1 else f"mean of {averaged}")
+            cells[title] = bounded_by(part.set_index("contender").loc[names], ".0f")
+    return markdown(cells)
+
+
+def bounded_by(rows, form):
+    """Means with their limits, none below 0."""
+    return [
+        f"{row.value:{form}} {limits(max(row.low, 0), row.high, form)}" for row in rows.itertuples()
+    ]
+
+
 def shares(study):
     """Of two attributions, what each band carries at each depth."""
     found = {file.stem: Attribution.open(file) for file in sorted(study.glob("eff*.json"))}
@@ -330,7 +388,7 @@ def plain(values):
 
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
 _MAKERS += (penalty, methods, shares, steps, cures, explained, flips)
-_MAKERS += (trained, fed, fed_places)
+_MAKERS += (trained, fed, fed_places, rivals, rivals_agreement, moving)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 

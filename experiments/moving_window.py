@@ -15,14 +15,16 @@ import pandas as pd
 from rivals import BASE, OUT, REPAIRED
 
 from aliascope import open_images
-from aliascope.images.photos import photograph_files
+from aliascope.images.photos import whole_photos
 from aliascope.measure.moving import flicker
 from aliascope.results.files import file_name
 from aliascope.statistics import mean_intervals, paired
 
 FIGURES = ["flips", "crossings", "confidence"]
-ENDS = ("", "@crop-selection:laplacian", "@crop-selection")
-CONTENDERS = [base + end for base in (BASE, REPAIRED) for end in ENDS]
+CONTENDERS = [
+    *(BASE + end for end in ("", "@crop-selection:laplacian", "@crop-selection")),
+    *(REPAIRED + end for end in ("", "@crop-selection")),
+]
 
 
 def summarised(tables):
@@ -50,14 +52,14 @@ def main():
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--also", action="append", default=[], metavar="SPEC")
     given = parser.parse_args()
-    images = given.photographs or [str(path) for path in photograph_files()]
+    images = open_images(given.photographs) if given.photographs else whole_photos()
     given.runs.mkdir(parents=True, exist_ok=True)
     tables = {}
     for spec in [*CONTENDERS, *given.also]:
         kept = given.runs / f"{file_name(spec)}-{given.frames}-frames.csv"
         if not kept.exists():
             shown = lambda done, _: print(f"{spec}: {done}", end="\r", flush=True)  # noqa: E731, B023
-            table = flicker(spec, open_images(images), frames=given.frames, progress=shown)
+            table = flicker(spec, images, frames=given.frames, progress=shown)
             table.assign(frames=given.frames).to_csv(kept, index=False)
         tables[spec] = pd.read_csv(kept)
     table = summarised(tables).assign(frames=given.frames)

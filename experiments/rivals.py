@@ -137,9 +137,13 @@ def judged(spec, entries):
             right = found["prediction"] == entry.label
             rows.append({"photograph": entry.id, "condition": condition, "top1": right, **row})
         print(f"{spec}: {index + 1} of {len(entries)}", end="\r", flush=True)
-    table = pd.DataFrame(rows)
-    example = torch.zeros(1, 3, *preprocessing.crop)
-    return table.assign(mflops=counted(module, example)[1][""] / 1e6)
+    return pd.DataFrame(rows)
+
+
+def cost(spec):
+    """Millions of operations of one forward."""
+    module, preprocessing = contender(spec)
+    return counted(module, torch.zeros(1, 3, *preprocessing.crop))[1][""] / 1e6
 
 
 def summarised(tables):
@@ -161,8 +165,7 @@ def summarised(tables):
                 ends = {f"change_{end}": change.loc[name, end] for end in ("low", "high")}
                 mean = means.loc[name].to_dict() | {"change": change.loc[name, "difference"]}
                 head = {"contender": spec, "condition": condition, "figure": name}
-                cost = {"mflops": own["mflops"].iloc[0], "photographs": len(own)}
-                rows.append(head | mean | ends | cost)
+                rows.append(head | mean | ends | {"photographs": len(own)})
     return pd.DataFrame(rows)
 
 
@@ -184,6 +187,7 @@ def main():
         tables[spec] = pd.read_csv(kept)
     OUT.mkdir(parents=True, exist_ok=True)
     table = summarised(tables)
+    table["mflops"] = table["contender"].map({spec: cost(spec) for spec in tables})
     table.to_csv(OUT / "rivals.csv", index=False)
     print(
         table.pivot(index="contender", columns=["figure", "condition"], values="value").to_string()

@@ -55,16 +55,24 @@ def from_photos() -> ImageSource:
     Raises:
         ImageError: a package that ships them is missing.
     """
-    crops = [crop for path in photograph_files() for crop in _crops(path)]
+    crops = [crop for path in _paths() for crop in _crops(path)]
     return ImageSource(lambda: crops, ids=[crop.id for crop in crops])
 
 
-def photograph_files() -> Iterator[Path]:
-    """The photographs themselves, uncut, in the packages' own folders.
+def whole_photos() -> ImageSource:
+    """The same photographs, uncut.
 
     Raises:
         ImageError: a package that ships them is missing.
     """
+    whole = [
+        Entry(path.name, None, path.name, partial(decode, path), partial(_stamp, path))
+        for path in _paths()
+    ]
+    return ImageSource(lambda: whole, ids=[entry.id for entry in whole])
+
+
+def _paths() -> Iterator[Path]:
     for folder, names in PHOTOS.items():
         package, *below = folder.split("/")
         spec = find_spec(package)  # not imported, for only its files are wanted

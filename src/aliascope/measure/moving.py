@@ -1,7 +1,7 @@
 """A video made of one photograph: a window moves over it slowly, and how often answers flicker."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import pandas as pd
@@ -58,20 +58,13 @@ def moving_window(
             f"enlarged to {resized[0]} × {resized[1]}: give larger photographs"
         )
     spare = [(1 - SHARE) * side for side in sides]
-    for frame in _counted():
+    for frame in count():
         top, left = (
             _thrown_back(frame * speed * part * step, room)
             for part, step, room in zip(_DIRECTION, steps, spare, strict=True)
         )
         box = left, top, left + SHARE * sides[1], top + SHARE * sides[0]
         yield preprocessing(pixels, box=box)
-
-
-def _counted() -> Iterator[int]:
-    number = 0
-    while True:
-        yield number
-        number += 1
 
 
 def _thrown_back(way: float, room: float) -> float:
@@ -112,7 +105,7 @@ def smoothed(
 @torch.inference_mode()
 def flicker(
     model: str | nn.Module | LoadedModel,
-    images: str | Path | ImageSource | Sequence[str | Path],
+    images: str | Path | ImageSource,
     *,
     frames: int = 200,
     speed: float = SPEED,
