@@ -203,6 +203,8 @@ def test_a_wrapper_is_the_end_of_a_spec_and_is_measured_like_a_network(tmp_path)
     loaded = load_model("efficientnet_lite0@ideal@crop-selection:laplacian")
     assert loaded.preprocessing.crop == (254, 254)
     assert loaded.class_names is not None
+    with pytest.raises(ModelError, match="shift-average goes around what stands before it"):
+        load_model("efficientnet_lite0@shift-average@ideal")
     with pytest.raises(ModelError, match="ends in a wrapper"):
         save_model(loaded, tmp_path / "wrapped.safetensors")
     runs = [

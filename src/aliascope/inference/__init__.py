@@ -17,12 +17,12 @@ from torch import nn
 from aliascope.errors import ModelError
 from aliascope.images.preprocessing import Preprocessing, channels_of
 from aliascope.inference.averaging import ShiftAverage, half_phases
-from aliascope.inference.selection import REACH, CropSelection
+from aliascope.inference.selection import REACH, CropSelection, Score
 
 __all__ = ["WRAPPERS", "CropSelection", "ShiftAverage", "around", "is_wrapper"]
 
 WRAPPERS = ("crop-selection", "shift-average")
-_SELECTIONS = {
+_SELECTIONS: dict[str, tuple[Score, bool]] = {
     "": ("corners", False),
     "laplacian": ("laplacian", False),
     "circular": ("corners", True),

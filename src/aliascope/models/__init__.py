@@ -142,6 +142,8 @@ def load_model(
     if texts and is_wrapper(texts[-1]):
         inner = spec.removesuffix(f"@{texts[-1]}")
         return within(load_model(inner, weights=weights, seed=seed), texts[-1])
+    if early := next(filter(is_wrapper, texts), None):
+        raise ModelError(f"{spec}: {early} goes around what stands before it; name it last")
     recipes = [Recipe.parse(text) for text in texts]
     file = None if weights in ("pretrained", "random") else Path(weights)
     base = str(REPAIRED.get(base, base))
