@@ -212,6 +212,7 @@ _RIVALS = {
     "low-pass": "its low-pass alone",
     "crop-selection:laplacian": "crop selection, Laplacian",
     "crop-selection": "crop selection",
+    "crop-selection:circular": "crop selection, circular",
     "shift-average": "average of 4 shifts",
 }
 
@@ -228,18 +229,24 @@ def rivals(study):
 
 
 def rivals_agreement(study):
-    """The same of agreement, with top-1 and cost."""
+    """The same of agreement."""
     return _contenders(study, "agreement", ".3f")
+
+
+def rivals_cost(study):
+    """What each costs: top-1 of the unchanged pictures, against the original's, and operations."""
+    rows = pd.read_csv(study / "accuracy.csv")
+    cells = {"": [_contender(name) for name in rows["contender"]]}
+    cells["top-1"] = [f"{x:.3f}" for x in rows["value"]]
+    cells["change"] = interval(rows, "change", 3)
+    cells["MFLOPs"] = [f"{x:.0f}" for x in rows["mflops"]]
+    return markdown(cells)
 
 
 def _contenders(study, figure, form):
     rows = pd.read_csv(study / "rivals.csv")
     names = list(dict.fromkeys(rows["contender"]))
     cells = {"": [_contender(name) for name in names]}
-    if figure == "agreement":
-        own = rows[rows["figure"] == "top1"].set_index("contender").loc[names]
-        cells["top-1"] = bounded_by(own, form)
-        cells["MFLOPs"] = [f"{x:.0f}" for x in own["mflops"]]
     for condition, part in rows[rows["figure"] == figure].groupby("condition", sort=False):
         cells[condition] = bounded_by(part.set_index("contender").loc[names], form)
     return markdown(cells)
@@ -388,7 +395,7 @@ def plain(values):
 
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
 _MAKERS += (penalty, methods, shares, steps, cures, explained, flips)
-_MAKERS += (trained, fed, fed_places, rivals, rivals_agreement, moving)
+_MAKERS += (trained, fed, fed_places, rivals, rivals_agreement, rivals_cost, moving)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 

@@ -4,7 +4,8 @@
 
 IMAGENET is a folder of labelled photographs, of which every fourth was held out from training: of
 these, as many as asked for, evenly spread. RUNS keeps a table a contender, so that a killed run
-goes on and another network can be added. Writes docs/studies/rivals/rivals.csv.
+goes on and another network can be added. Writes docs/studies/rivals/rivals.csv, and accuracy.csv:
+top-1 of the unchanged pictures on all that were held out.
 
 Conditions, each against a picture that went through the same filters: moved by one of the network's
 pixels, by half of one, by one of the photograph's own (one down and one to the right each); saved
@@ -23,6 +24,7 @@ import torch
 from aliascope import load_model, open_images
 from aliascope.antialias.flops import counted
 from aliascope.errors import AliascopeError
+from aliascope.images import batches
 from aliascope.images.preprocessing import half_views, native_views
 from aliascope.inference import CropSelection
 from aliascope.measure.fusion import fuse_batch_norm
@@ -40,6 +42,8 @@ CONTENDERS = [
     *(REPAIRED + end for end in ("", "@crop-selection:laplacian", "@crop-selection")),
     f"{BASE}@shift-average",
 ]
+CIRCULAR = f"{BASE}@crop-selection:circular"
+"""For circular shifts, which no camera makes: of it only top-1 is asked."""
 PLAN = (Shift("down", 1, 0), Shift("right", 0, 1))
 OF_THE_FIRST = ("JPEG", "noise")
 JPEG, NOISE, ZOOM, TURN = 75, 4.0, 0.01, 1.0
@@ -135,8 +139,22 @@ def judged(spec, entries):
             }
             row = {name: found[name] for name in (*FIGURES, "confidence")}
             right = found["prediction"] == entry.label
-            rows.append({"photograph": entry.id, "condition": condition, "top1": right, **row})
+            rows.append({"photograph": entry.id, "condition": condition, "right": right, **row})
         print(f"{spec}: {index + 1} of {len(entries)}", end="\r", flush=True)
+    return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
+def answers(spec, entries):
+    """A row a photograph: whether the unchanged one is named rightly."""
+    module, preprocessing = contender(spec)
+    rows = []
+    for readable, _ in batches(entries, preprocessing, lambda: 8):
+        x = preprocessing.normalise(torch.stack([item.pixels for item in readable]))
+        found = logits_of(module(x.contiguous(memory_format=torch.channels_last))).argmax(-1)
+        for item, answer in zip(readable, found.tolist(), strict=True):
+            rows.append({"photograph": item.entry.id, "top1": answer == item.entry.label})
+        print(f"{spec}: top-1, {len(rows)} of {len(entries)}", end="\r", flush=True)
     return pd.DataFrame(rows)
 
 
@@ -147,26 +165,35 @@ def cost(spec):
 
 
 def summarised(tables):
-    """A row a contender, condition and figure: the mean, and by how much it is off the original's.
-
-    Top-1 is that of the unchanged picture in the middle.
-    """
+    """A row a contender, condition and figure: the mean, and how far it is off the original's."""
     first = tables[BASE]
     rows = []
     for spec, table in tables.items():
         for condition, part in table.groupby("condition", sort=False):
             own = part.set_index("photograph")
             before = first[first["condition"] == condition].set_index("photograph").loc[own.index]
-            names = [*FIGURES, *(["top1"] if condition == "one pixel" else [])]
-            values = own[names].astype(float)
-            means = mean_intervals(values, own.index)
-            change = paired(before[names].astype(float), values, own.index)
-            for name in names:
-                ends = {f"change_{end}": change.loc[name, end] for end in ("low", "high")}
-                mean = means.loc[name].to_dict() | {"change": change.loc[name, "difference"]}
+            for name in FIGURES:
                 head = {"contender": spec, "condition": condition, "figure": name}
-                rows.append(head | mean | ends | {"photographs": len(own)})
+                rows.append(head | against(before[name], own[name]))
     return pd.DataFrame(rows)
+
+
+def against(before, own):
+    """A mean over photographs, and its change, with their intervals."""
+    groups = own.index
+    mean = mean_intervals(own.astype(float).to_frame(0), groups).loc[0]
+    change = paired(before.astype(float).to_frame(0), own.astype(float).to_frame(0), groups).loc[0]
+    ends = {"change": change["difference"]}
+    ends |= {f"change_{end}": change[end] for end in ("low", "high")}
+    return mean.to_dict() | ends | {"photographs": len(own)}
+
+
+def kept(made, spec, entries, runs):
+    """A contender's table, made where there is none of as many photographs."""
+    file = runs / f"{file_name(spec)}-{made.__name__}-{len(entries)}.csv"
+    if not file.exists():
+        made(spec, entries).to_csv(file, index=False)
+    return pd.read_csv(file)
 
 
 def main():
@@ -179,16 +206,20 @@ def main():
     held_out = list(open_images(given.imagenet).entries())[::4]
     entries = held_out[:: max(len(held_out) // given.count, 1)][: given.count]
     given.runs.mkdir(parents=True, exist_ok=True)
-    tables = {}
+    tables, right = {}, {}
     for spec in [*CONTENDERS, *given.also]:
-        kept = given.runs / f"{file_name(spec)}-{len(entries)}.csv"
-        if not kept.exists():
-            judged(spec, entries).to_csv(kept, index=False)
-        tables[spec] = pd.read_csv(kept)
+        tables[spec] = kept(judged, spec, entries, given.runs)
+        right[spec] = kept(answers, spec, held_out, given.runs).set_index("photograph")["top1"]
+    right[CIRCULAR] = kept(answers, CIRCULAR, held_out, given.runs).set_index("photograph")["top1"]
     OUT.mkdir(parents=True, exist_ok=True)
     table = summarised(tables)
-    table["mflops"] = table["contender"].map({spec: cost(spec) for spec in tables})
     table.to_csv(OUT / "rivals.csv", index=False)
+    accuracy = pd.DataFrame(
+        {"contender": spec, **against(right[BASE].loc[own.index], own), "mflops": cost(spec)}
+        for spec, own in right.items()
+    )
+    accuracy.to_csv(OUT / "accuracy.csv", index=False)
+    print(accuracy.to_string())
     print(
         table.pivot(index="contender", columns=["figure", "condition"], values="value").to_string()
     )

@@ -167,10 +167,18 @@ class TestTheTableOfRivals:
         """Of steepest ascent."""
         return torch.atan2(plane.diff(dim=0).mean(), plane.diff(dim=1).mean())
 
+    def test_the_filter_alone_leaves_a_plane_where_it_is(self, experiment):
+        plane = ramp(58, 66)[None]
+        seen = experiment.InTheMiddle(nn.Identity(), (40, 48), 9).windows(plane)
+        torch.testing.assert_close(seen, plane[..., 9:-9, 9:-9])
+        spot = torch.zeros(1, 3, 58, 66)
+        spot[..., 20, 20] = 1
+        assert experiment.InTheMiddle(nn.Identity(), (40, 48), 9).windows(spot).max() < 0.7
+
     def test_the_summary_is_paired_with_the_original(self, experiment):
         ids = list("abcdefgh")
         base = pd.DataFrame(
-            {"photograph": ids, "condition": "one pixel", "top1": True, "agreement": 1.0,
+            {"photograph": ids, "condition": "one pixel", "agreement": 1.0,
              "logit_instability": np.linspace(0.1, 0.2, 8), "confidence": 0.5}
         )  # fmt: skip
         half = base.assign(logit_instability=base["logit_instability"] / 2)[::-1]
