@@ -20,6 +20,7 @@ import pytest
 from typer.main import get_command
 
 import aliascope
+from aliascope.antialias import METHODS
 from aliascope.antialias.recipe import Stem
 from aliascope.cli import app, main
 from aliascope.cli.output import complain, print_csv, progress, say
@@ -384,6 +385,7 @@ def test_every_list_of_choices_is_the_librarys():
         ("antialias", aliascope.antialias),
         ("antialias", aliascope.FinetuneSettings),
         ("methods", compare_methods),
+        ("repair", aliascope.repair),
     ],
 )
 def test_defaults_are_the_librarys(verb, function):
@@ -392,7 +394,7 @@ def test_defaults_are_the_librarys(verb, function):
     shared = {p.name: p.default for p in optional if p.name in given}
     assert shared
     for name, default in shared.items():
-        if name not in ("images", "only", "batch_size", "holdout", "out"):
+        if name not in ("images", "only", "batch_size", "holdout", "out", "at", "budget"):
             assert default == given[name].default, name
 
 
@@ -518,7 +520,7 @@ def test_antialias_says_what_it_cannot_do(run, folder):
 def test_methods_lists_what_can_be_chosen(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     lines = run("methods")[1].partition("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in lines[1:]] == [*aliascope.layers.LAYERS]
+    assert [line.split()[0] for line in lines[1:]] == [*METHODS]
     rows = json.loads(run("methods --json")[1])
     assert {row["name"]: row["parameters"] > 0 for row in rows}["lps"]
 

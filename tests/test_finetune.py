@@ -32,7 +32,7 @@ from aliascope.finetune.losses import (
     mean_alias_ratio,
     penalised,
 )
-from aliascope.finetune.optimisation import Average, optimiser, rate_at
+from aliascope.finetune.optimisation import Average, optimiser, rate_at, side_at
 from aliascope.finetune.settings import FinetuneSettings
 from aliascope.images import Entry, in_threads
 from aliascope.images.preprocessing import Preprocessing
@@ -235,6 +235,39 @@ class TestSchedule:
     def test_all_warm_up(self):
         assert rate_at(3, some_settings(steps=4, warmup=4)) == 0.01
 
+    def test_views_grow_to_the_size_of_the_model(self):
+        plan = some_settings(steps=80, resolution=0.5)
+        sides = [side_at(step, 224, plan) for step in range(80)]
+        assert sides == sorted(sides)
+        assert sides[0] == 128  # 112, and on to the next multiple of 32
+        assert sides[30] == 192  # 224 (½ + ½ · 30/60) = 168
+        assert set(sides[60:]) == {224}
+        assert {side_at(step, 224, some_settings(steps=80)) for step in range(80)} == {224}
+        assert side_at(0, 20, plan) == 20  # no larger than the model's own
+
+    def test_a_killed_run_sees_the_same_sizes(self, net, pictures, tmp_path, monkeypatch):
+        seen, plain = [], Objective.__call__
+
+        def called(objective, made, step):
+            seen.append(made.shape[-1] - 2)  # without the margin of the shifts
+            return plain(objective, made, step)
+
+        monkeypatch.setattr(Objective, "__call__", called)
+        options = {"preprocess": Preprocessing(resize=(80,), crop=(72, 72)), "device": "cpu"}
+        options |= {"images": pictures, "steps": 4, "batch_size": 2, "holdout": 0}
+        options |= {"recalibration": 0, "teacher": Net().eval(), "resolution": 0.4}
+        whole = finetune(net, **options)
+        assert seen == [32, 64, 64, 72]
+
+        def killed(step, *_):
+            if step == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            finetune(net, **options, out=tmp_path, progress=killed)
+        same(finetune(net, **options, out=tmp_path).model.state_dict(), whole.model.state_dict())
+        assert seen == 2 * [32, 64, 64, 72]
+
     def test_norms_and_biases_do_not_decay(self, net):
         net.stem.weight.requires_grad_(False)
         decaying, others = optimiser(net, some_settings()).param_groups
@@ -284,7 +317,7 @@ class TestData:
             photos = Photos(entries, 20, cache)
             steps = range(start, 5)
             settings = {"seed": seed, "batch_size": 4, "mixup": 0.7}
-            return list(views(photos, cut, steps, **settings, threads=threads))
+            return list(views(photos, lambda _: cut, steps, **settings, threads=threads))
 
         reference = batches(0, 1, 0)
         for other in (batches(0, 5, 1e9), batches(0, 3, 3000)):
@@ -378,7 +411,7 @@ class TestData:
         (tmp_path / "bad.png").write_bytes(b"no picture")
         photos = Photos(list(open_images(tmp_path).entries()), 20, 1e6)
         cut = Cut((16, 16), (1.0, 1.0), flip=False, interpolation="bilinear")
-        seen = [x[:, 0, 0, 0] for x in views(photos, cut, range(6), seed=0, batch_size=1)]
+        seen = [x[:, 0, 0, 0] for x in views(photos, lambda _: cut, range(6), seed=0, batch_size=1)]
         assert {round(float(red) * 255) for (red,) in seen} == {0, 60}
         tuned = finetune(net, images=tmp_path, steps=3, batch_size=1, holdout=0, **PLAIN)
         assert list(tuned.unreadable) == ["bad.png"]

@@ -207,7 +207,7 @@ def test_methods_latency_and_history(pictures, tmp_path):
     page = read(report(tmp_path / "methods"))
     assert found.verdict in page.text
     assert [cells[0] for cells in page.rows[1:]] == found.table["method"].tolist()
-    timed = bench([network()], seconds=0, device="cpu", batch_sizes=[1])
+    timed = bench([network()], seconds=0.01, device="cpu", batch_sizes=[1])
     timed.save(tmp_path / "latency.json")
     assert timed.verdict in read(report(tmp_path / "latency.json", out=tmp_path / "l.html")).text
     history = [{"step": i, "seconds": i, "loss": 1 / (i + 1), "correct": None} for i in range(3)]

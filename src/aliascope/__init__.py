@@ -9,6 +9,7 @@ errors records results runtime layers   what travels and is written; downsampler
 → models                                a spec → a network ready to run
 → measure                               a batch → figures → rows of a run
 → latency compare attribute finetune    the other arms
+→ repair                                all of them: plan, surgery, training, proof
 → metrics callbacks                     in a training loop
 → figures study                         published protocol; all methods on one table
 → report                                a page that people send to each other
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a seco
     from aliascope.measure.verifying import Verified, verify
     from aliascope.models import LoadedModel, available_models, load_model, save_model
     from aliascope.records import Image, StridedLayer
+    from aliascope.repair import Budget, Plan, Repaired, repair
     from aliascope.spectra import (
         alias_violation_ratio,
         log_power_spectrum,
@@ -59,6 +61,7 @@ __version__ = _version("aliascope")
 __all__ = [
     "AliascopeError",
     "Attribution",
+    "Budget",
     "Comparison",
     "Conversion",
     "CropSelection",
@@ -70,8 +73,10 @@ __all__ = [
     "Latency",
     "LoadedModel",
     "ModelError",
+    "Plan",
     "Preprocessing",
     "Recipe",
+    "Repaired",
     "Run",
     "RunError",
     "ShiftAverage",
@@ -98,6 +103,7 @@ __all__ = [
     "power_spectrum",
     "radial_profile",
     "recalibrate",
+    "repair",
     "save_model",
     "shift_instability",
     "strided_layers",

@@ -6,6 +6,7 @@ what was done; `recipe` holds the arguments, `methods` makes the downsamplers.
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, NoReturn
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aliascope.antialias.downsamplers import Method, available_methods
+from aliascope.antialias.downsamplers import METHODS, Method, available_methods, layer_of
 from aliascope.antialias.flops import counted
 from aliascope.antialias.places import Planner, Step, Unconvertible
 from aliascope.antialias.recipe import Recipe
@@ -22,7 +23,6 @@ from aliascope.antialias.report import Conversion, ConvertedLayer, conversion_of
 from aliascope.antialias.surgery import operate, share_choices
 from aliascope.errors import ModelError
 from aliascope.images.preprocessing import channels_of, preprocessing_of
-from aliascope.layers import LAYERS
 from aliascope.layers._polyphase import PolyphaseChoice
 from aliascope.runtime import uncompiled
 from aliascope.taps import Trace, evaluating
@@ -38,8 +38,6 @@ __all__ = [
     "conversion_of",
 ]
 
-METHODS = tuple(LAYERS)
-
 Flops = Counter[str]
 
 
@@ -53,6 +51,7 @@ def antialias(
     partial: bool = False,
     padding: str = "reflect",
     wavelet: str = "haar",
+    at: Sequence[str] = (),
     example: Float[Tensor, "batch chan height width"] | None = None,
 ) -> nn.Module:
     """A copy of a model in which what downsamples is filtered before it is decimated.
@@ -65,10 +64,16 @@ def antialias(
     - patches (kernel = stride): low-pass → the convolution as it is. A filter of a few taps stops
       only part of what a patch of 16 folds, and detail that the weights used is lost.
 
-    The weights stay bit for bit and keep their names: the original's `state_dict` loads with
-    `strict=True`. Methods that learn (lps, adaptive, tips) add weights under names of their own;
-    with them it loads with `strict=False`, nothing but the new names missing. A downsampler is a
-    child of the module that it runs before (`layer2.0.conv3.0`) or after (`maxpool.1`).
+    `folded` costs next to nothing: the filter is convolved with the kernel of the strided
+    convolution, which runs as before with a larger one. So it comes before norm and activation,
+    and what the activation makes anew is not filtered: such a network has to be trained. What has
+    no kernel (max-pool) or one of a single tap gets a BlurPool.
+
+    The weights stay bit for bit (but of `folded`) and keep their names: the original's `state_dict`
+    loads with `strict=True`. Methods that learn (lps, adaptive, tips) add weights under names of
+    their own; with them it loads with `strict=False`, nothing but the new names missing. A
+    downsampler is a child of the module that it runs before (`layer2.0.conv3.0`) or after
+    (`maxpool.1`).
 
     Args:
         model: left untouched.
@@ -82,6 +87,8 @@ def antialias(
         padding: of the downsamplers: reflect, zeros, replicate or circular. The exactness of aps
             and lps needs circular padding in every convolution and pool of the model, too.
         wavelet: of the method of that name: haar, db2, bior2.2, bior3.3 or sym4.
+        at: convert only these operations, by their names or those of modules that hold them
+            (`layer2`); the others can be converted by other methods afterwards.
         example: a batch to follow through the model; by default one blank image of the size that a
             network of timm's names, or 3 × 224 × 224. Its size decides the phases of modules that
             pad as TensorFlow does.
@@ -102,11 +109,12 @@ def antialias(
     >>> antialias(net).get_submodule("4.1")
     BlurPool(8, stride=2, size=3, padding='reflect', phase=0)
     """
-    recipe = Recipe(method, size, stem, shortcut, partial, padding, wavelet)
+    recipe = Recipe(method, size, stem, shortcut, partial, padding, wavelet, tuple(at))
     example = _blank(model) if example is None else example
     converted = _copied(uncompiled(model))
     before, flops_before = counted(converted, example)
     planner = Planner(converted, before, recipe)
+    _check_places(planner, recipe)
     with evaluating(converted):
         rows, steps = _plan(planner)
     _refuse(rows, recipe)
@@ -120,7 +128,7 @@ def antialias(
     after, flops_after = _run(converted, example, recipe)
     _check_shapes(planner, steps, names, after)
     apart = share_choices(converted, after)
-    if issubclass(LAYERS[method], PolyphaseChoice):
+    if issubclass(layer_of(method), PolyphaseChoice):
         _run(converted, example, recipe)  # with its choices shared
     costs = _costs(rows, steps, names, flops_after)
     layers = tuple(
@@ -157,6 +165,13 @@ def _copied(model: nn.Module) -> nn.Module:
             f"this {type(model).__name__} cannot be copied ({error}): take off what computes its "
             "weights (torch.nn.utils.remove_weight_norm, remove_parametrizations) first"
         ) from error
+
+
+def _check_places(planner: Planner, recipe: Recipe) -> None:
+    names = [layer.name.partition("#")[0] for _, layer in planner.located]
+    for place in recipe.at:
+        if not any(replace(recipe, at=(place,)).wants(name) for name in names):
+            raise ModelError(f"no operation is at {place!r}; choose from {', '.join(names)}")
 
 
 def _plan(planner: Planner) -> tuple[list[ConvertedLayer], dict[int, Step]]:
@@ -231,10 +246,8 @@ def _costs(
     """
     guests: Counter[str] = Counter()
     for i, step in steps.items():
-        if step.place.side == "after":
+        if step.place.side == "after" and not step.folded:
             own = step.place.module == step.module
             guests[rows[i].layer if own else step.place.module] += flops[names[i]]
-    return [
-        flops[row.layer] - guests[row.layer] + (flops[names[i]] if i in names else 0)
-        for i, row in enumerate(rows)
-    ]
+    own = {i: 0 if steps[i].folded else flops[name] for i, name in names.items()}
+    return [flops[row.layer] - guests[row.layer] + own.get(i, 0) for i, row in enumerate(rows)]

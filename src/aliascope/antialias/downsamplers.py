@@ -11,7 +11,10 @@ from aliascope.antialias.flops import counted
 from aliascope.layers import LAYERS
 from aliascope.layers.wavelet import delay
 
-LOW_PASSES = ("blurpool", "adaptive")
+FOLDED = "folded"
+"""The method without a layer of its own: its filter goes into the kernel of the convolution."""
+METHODS = (*LAYERS, FOLDED)
+LOW_PASSES = ("blurpool", "adaptive", FOLDED)
 """Those that filter at stride 1 as well; the others only exist together with a decimation."""
 
 _EXACT_UNDER = {
@@ -22,6 +25,7 @@ _EXACT_UNDER = {
     "wavelet": "circular shifts by multiples of the stride",
     "adaptive": "circular shifts by multiples of the stride",
     "tips": "circular shifts by multiples of the stride",
+    FOLDED: "circular shifts by multiples of the stride",
 }
 
 
@@ -41,13 +45,23 @@ class Method:
     """Of one layer on a map of 64 × 56 × 56, a multiply-add being two; sums are not counted."""
 
 
+_FOLDED = Method(
+    FOLDED,
+    "Conv2d",
+    "folding is exact, since convolutions commute; Zhang 2019 (arXiv 1904.11486) for the taps",
+    0,
+    _EXACT_UNDER[FOLDED],
+    round(2 * (5**2 - 3**2) * 64 * 28**2 / 1e6, 2),  # what a depthwise 3 × 3 kernel grows by
+)
+
+
 def available_methods() -> list[Method]:
     """Every method that `antialias` knows.
 
     >>> [method.name for method in available_methods() if method.parameters]
     ['lps', 'adaptive', 'tips']
     """
-    return [_described(name) for name in LAYERS]
+    return [_described(name) for name in LAYERS] + [_FOLDED]
 
 
 def _described(name: str) -> Method:
@@ -61,6 +75,11 @@ def _described(name: str) -> Method:
         _EXACT_UNDER[name],
         round(flops[""] / 1e6, 2),
     )
+
+
+def layer_of(method: str) -> type[nn.Module]:
+    """A method's layer; of `folded`, that of what cannot be folded: pools and 1 × 1 shortcuts."""
+    return LAYERS["blurpool" if method == FOLDED else method]
 
 
 def _source(layer: type[nn.Module]) -> str:
@@ -86,7 +105,7 @@ def downsampler(
     Raises:
         ValueError: an argument out of range.
     """
-    layer = LAYERS[method]
+    layer = layer_of(method)
     arguments: dict = {"size": size, "padding": padding}
     taken = inspect.signature(layer).parameters
     if "phase" in taken:

@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from aliascope.antialias.downsamplers import LOW_PASSES, centre
+from aliascope.antialias.downsamplers import FOLDED, LOW_PASSES, centre, layer_of
 from aliascope.antialias.recipe import Recipe
-from aliascope.layers import LAYERS, Downsampler
+from aliascope.layers import Downsampler
 from aliascope.records import StridedLayer
 from aliascope.taps import Trace
 from aliascope.taps.decimation import Followers, densified, found_phase
@@ -45,6 +45,8 @@ class Step(NamedTuple):
     """Of the downsampler; 1 where it only filters."""
     phase: Phase
     note: str
+    folded: bool = False
+    """Whether the filter goes into the kernel, and nothing is attached."""
 
 
 class Unconvertible(Exception):  # noqa: N818
@@ -62,17 +64,14 @@ class Planner:
 
     def kept(self, at: int, layer: StridedLayer) -> str | None:
         """Why an operation is left alone although nothing would stop its conversion."""
-        if layer.kind in ("blur_pool", "max_blur_pool"):
+        if self._filters(at, layer):
             return "anti-aliased already"
-        makers = (self.recorded.calls[i].module for i in self.recorded.calls[at].parents)
-        if any(isinstance(self.modules[maker], Downsampler) for maker in makers):
-            return "anti-aliased already"
+        if not self.recipe.wants(layer.name.partition("#")[0]):
+            return "not among the places asked for"
         if layer.kind == "avg_pool" and self.recipe.decimates:
             return "an average pool, which plain decimation would not be"
-        if self.recipe.stem == "keep" and layer.stride == layer.cumulative_stride:
-            ancestors = self._ancestors(at)
-            if not any(self.recorded.calls[i].function in _WEIGHTED for i in ancestors):
-                return "the stem, which reads the image"
+        if self.recipe.stem == "keep" and not self.recipe.at and self._reads_image(at, layer):
+            return "the stem, which reads the image"
         if layer.shortcut and not self.recipe.shortcut:
             return "a shortcut"
         return None
@@ -105,6 +104,8 @@ class Planner:
         stride, name = (conv.stride[0], conv.stride[1]), layer.name
         channels = layer.input_shape[0], layer.output_shape[0]
         label = _label(self.recipe.method)
+        if self.recipe.method == FOLDED and tuple(conv.kernel_size) != (1, 1):
+            return self._folded(layer, conv)
         if stride == tuple(conv.kernel_size):
             if self.recipe.method not in LOW_PASSES:
                 methods = " or ".join(LOW_PASSES)
@@ -124,6 +125,16 @@ class Planner:
         place = self._place(end)
         note = f"conv at stride 1, then {label} {place.side} {place.module}"
         return Step(name, True, place, channels[1], stride, phase, note)
+
+    def _folded(self, layer: StridedLayer, conv: nn.Conv2d) -> Step:
+        if conv.dilation != (1, 1):
+            raise Unconvertible(
+                "its kernel is dilated: a filter folded into it would be as large as all it spans"
+            )
+        rows, columns = (side + self.recipe.size - 1 for side in conv.kernel_size)
+        note = f"{self.recipe.size} taps in its kernel, {rows} × {columns} now"
+        place, channels = Place("before", layer.name), layer.output_shape[0]
+        return Step(layer.name, False, place, channels, (1, 1), (0, 0), note, folded=True)
 
     def _dense_pool(self, layer: StridedLayer, pool: nn.MaxPool2d | nn.LPPool2d) -> Step:
         if isinstance(pool, nn.MaxPool2d) and pool.return_indices:
@@ -203,6 +214,18 @@ class Planner:
         once = self.recorded.counts[name] == 1
         return name != "" and once and not isinstance(module, _CONTAINERS)
 
+    def _filters(self, at: int, layer: StridedLayer) -> bool:
+        makers = (self.recorded.calls[i].module for i in self.recorded.calls[at].parents)
+        return (
+            layer.kind in ("blur_pool", "max_blur_pool")
+            or any(isinstance(self.modules[maker], Downsampler) for maker in makers)
+            or folded_into(self.modules.get(layer.name.partition("#")[0]))
+        )
+
+    def _reads_image(self, at: int, layer: StridedLayer) -> bool:
+        before = (self.recorded.calls[i].function for i in self._ancestors(at))
+        return layer.stride == layer.cumulative_stride and not _WEIGHTED.intersection(before)
+
     def _ancestors(self, at: int) -> set[int]:
         found, waiting = set(), list(self.recorded.calls[at].parents)
         while waiting:
@@ -220,8 +243,13 @@ def _reason_of_call(layer: StridedLayer) -> str:
     return f"{layer.function} resamples by no fixed stride"
 
 
+def folded_into(module: nn.Module | None) -> bool:
+    """Whether a convolution's kernel holds a low-pass."""
+    return hasattr(module, "low_pass")
+
+
 def _label(method: str) -> str:
-    return LAYERS[method].__name__
+    return layer_of(method).__name__
 
 
 # Which sample of each cell of its dense response an operation takes.

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from aliascope.antialias.downsamplers import LOW_PASSES, downsampler
+from aliascope.antialias.downsamplers import FOLDED, LOW_PASSES, METHODS, downsampler
 from aliascope.errors import ModelError
-from aliascope.layers import LAYERS, PADDINGS, WAVELETS
+from aliascope.layers import PADDINGS, WAVELETS
 
 Stem = Literal["keep", "convert"]
 STEMS = get_args(Stem)
@@ -16,13 +16,15 @@ class Recipe:
     """The arguments of `antialias`, checked.
 
     As text: METHOD[:SIZE] and, where they differ from the defaults, `stem` (convert it too),
-    `no-shortcut` (leave shortcuts alone), `partial` (convert what can be), the padding and the
-    wavelet.
+    `no-shortcut` (leave shortcuts alone), `partial` (convert what can be), the padding, the
+    wavelet, and after `at=` the places, with commas between them.
 
     >>> str(Recipe("aps", stem="convert", padding="circular"))
     'aps:3:stem:circular'
     >>> Recipe.parse("blurpool:2") == Recipe("blurpool", size=2)
     True
+    >>> Recipe.parse("ideal:at=layer2,layer3.0").at
+    ('layer2', 'layer3.0')
     """
 
     method: str = "blurpool"
@@ -32,16 +34,27 @@ class Recipe:
     partial: bool = False
     padding: str = "reflect"
     wavelet: str = "haar"
+    at: tuple[str, ...] = ()
+    """Names of operations, or of modules that hold them, the stem's too; none stands for all but
+    the stem."""
 
     def __post_init__(self) -> None:
-        if self.method not in LAYERS:
-            raise ModelError(f"unknown method {self.method!r}; choose from {', '.join(LAYERS)}")
+        if self.method not in METHODS:
+            raise ModelError(f"unknown method {self.method!r}; choose from {', '.join(METHODS)}")
         if self.stem not in STEMS:
             raise ModelError(f"stem must be {' or '.join(STEMS)}, got {self.stem!r}")
         if not 1 <= self.size <= 7:  # of the methods with a filter of their own, too: one rule
             raise ModelError(f"{self.method} takes 1 to 7 taps, got {self.size}")
         if self.wavelet != "haar" and self.method != "wavelet":
             raise ModelError(f"{self.method} is no wavelet: leave out {self.wavelet!r}")
+        if self.method == FOLDED and self.size % 2 == 0:
+            raise ModelError(
+                f"{FOLDED} takes 1, 3, 5 or 7 taps, which have a middle, got {self.size}"
+            )
+        object.__setattr__(self, "at", (self.at,) if isinstance(self.at, str) else tuple(self.at))
+        for place in self.at:
+            if not place or set(place) & set(",:@= "):
+                raise ModelError(f"at takes names as `aliascope layers` lists them, got {place!r}")
         try:
             downsampler(
                 self.method,
@@ -59,6 +72,10 @@ class Recipe:
         """Whether its filter is a single tap: a control, which computes what the original does."""
         return self.method in LOW_PASSES and self.size == 1
 
+    def wants(self, layer: str) -> bool:
+        """Whether an operation is at one of the places."""
+        return not self.at or any(f"{layer}.".startswith(f"{place}.") for place in self.at)
+
     @classmethod
     def parse(cls, text: str) -> "Recipe":
         """Read what `str` writes; options in any order.
@@ -73,13 +90,15 @@ class Recipe:
         arguments: dict = {}
         for option in options:
             name, value = known.get(option, ("size", option))
+            if option.startswith("at="):
+                name, value = "at", tuple(option.removeprefix("at=").split(","))
             if name in arguments:
                 raise ModelError(f"@{text}: {option} is a second {name}; leave one of the two out")
             if name == "size":
                 if not option.isdecimal():
                     raise ModelError(
                         f"@{text}: the size must be a whole number of taps, as in @{method}:3; "
-                        f"the other options are {', '.join(known)}"
+                        f"the other options are {', '.join(known)} and at=PLACE,PLACE"
                     )
                 value = int(option)
             arguments[name] = value
@@ -90,6 +109,7 @@ class Recipe:
         words += ["stem"] * (self.stem == "convert") + ["no-shortcut"] * (not self.shortcut)
         words += ["partial"] * self.partial + [self.padding] * (self.padding != "reflect")
         words += [self.wavelet] * (self.wavelet != "haar")
+        words += [f"at={','.join(self.at)}"] * bool(self.at)
         return ":".join(words)
 
 

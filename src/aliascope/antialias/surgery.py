@@ -8,18 +8,22 @@ instances of module-level classes that hold a name and no module, so that a deep
 child, and they run under `torch.export`, `torch.compile` and `torch.fx` like any other.
 """
 
+import copy
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aliascope.antialias.downsamplers import downsampler
 from aliascope.antialias.places import Place, Step
 from aliascope.antialias.recipe import Recipe
+from aliascope.errors import ModelError
+from aliascope.layers._downsampler import binomial, depthwise
 from aliascope.layers._polyphase import PolyphaseChoice
-from aliascope.taps import Trace
+from aliascope.taps import Trace, evaluating
 from aliascope.taps.decimation import densify
 from aliascope.taps.sampling import pair
 
@@ -83,6 +87,9 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
     """
     first = steps[0]
     module: Any = model.get_submodule(first.module)
+    if first.folded:
+        fold(module, recipe.size)
+        return [first.module]
     pool: nn.Module
     pools = {
         str(step.channels): downsampler(
@@ -116,6 +123,68 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
     return [
         f"{name}.{width}" + f"#{run}" * (run > 1) for width, run in zip(widths, runs, strict=True)
     ]
+
+
+def fold(conv: nn.Conv2d, size: int) -> None:
+    """Put a binomial low-pass into the kernel of a strided convolution, in place.
+
+    K'[o, i] = h ⊛ K[o, i], h of n × n taps: convolutions commute, so K' at the convolution's own
+    stride yields what K at stride 1, h and decimation would, but at the border, where h would meet
+    what was computed there and K' meets the padding of the input. The kernel grows by n − 1 taps
+    and the padding by half of that on each side; nothing else changes.
+
+    Args:
+        conv: not dilated; its `low_pass` is n afterwards.
+        size: n, odd.
+
+    Raises:
+        ModelError: what pads this convolution does not keep it centred.
+
+    >>> conv = nn.Conv2d(1, 1, 1, 2, bias=False).requires_grad_(False)
+    >>> fold(conv, 3)
+    >>> tuple(conv.weight.shape), conv.padding
+    ((1, 1, 3, 3), (1, 1))
+    """
+    more = size - 1
+    side = 8 * (size + max(*conv.kernel_size, *conv.stride))
+    centres = _centres(conv, side)
+    rows, columns = conv.kernel_size
+    taps = binomial(size)
+    with torch.no_grad():
+        kernels = conv.weight.reshape(-1, 1, rows, columns).double()
+        kernels = F.conv2d(kernels, depthwise(taps, taps, 1).to(kernels), padding=more)
+        shape = (*conv.weight.shape[:2], rows + more, columns + more)
+        grown = kernels.reshape(shape).to(conv.weight)
+    conv.weight = nn.Parameter(grown, requires_grad=conv.weight.requires_grad)
+    conv.kernel_size = (rows + more, columns + more)
+    if isinstance(conv.padding, tuple):
+        conv.padding = (conv.padding[0] + more // 2, conv.padding[1] + more // 2)
+        # As in its constructor; what the modes other than zeros pad by.
+        conv._reversed_padding_repeated_twice = [  # noqa: SLF001
+            side for pad in reversed(conv.padding) for side in (pad, pad)
+        ]
+    conv.low_pass = size
+    for before, after in zip(centres, _centres(conv, side), strict=True):
+        inner = (slice(size, -size), slice(size, -size))  # away from the border
+        if before.shape != after.shape or not torch.allclose(before[inner], after[inner]):
+            raise ModelError(
+                f"{type(conv).__name__} pads in a way of its own, so that a larger kernel would "
+                "not stay centred: leave it out (at=…), or use another method"
+            )
+
+
+def _centres(conv: nn.Conv2d, side: int) -> list[Tensor]:
+    """The middle of what each output sample sees, of maps of that side and of one more."""
+    mean = copy.deepcopy(conv).double()
+    mean.weight = nn.Parameter(torch.full_like(mean.weight, 1 / mean.weight[0].numel()))
+    mean.bias = None
+    found = []
+    with evaluating(mean):
+        for count in (side, side + 1):
+            places = torch.arange(count, device=mean.weight.device).double()
+            x = (places[:, None] + count * places).expand(1, conv.in_channels, count, count)
+            found.append(mean(x)[0, 0])
+    return found
 
 
 def _attach(host: nn.Module, place: Place, pool: nn.Module) -> str:

@@ -27,6 +27,10 @@ COMMANDS = {
         "efficientnet_lite0 efficientnet_lite0@blurpool --batch-size 1 --seconds 1",
     ),
     "study": ("studying", "--limit 4 --phases 1-3 --out results"),
+    "repair": (
+        "repairing",
+        "cifar_resnet8 --limit 16 --holdout 8 --planning 4 --steps 2 --method ideal --out repaired",
+    ),
     "antialias": ("repairing", "efficientnet_lite0 --size 2 --out l.safetensors"),
     "methods": (
         "repairing",

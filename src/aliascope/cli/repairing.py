@@ -14,6 +14,7 @@ from aliascope.cli.output import interruptible, print_csv, print_json, progress,
 from aliascope.cli.reporting import also_report
 from aliascope.layers import Padding, Wavelet
 from aliascope.models import check_name
+from aliascope.repair.run import LATENCY, TRAINING
 from aliascope.results.text import columns, wrapped
 from aliascope.results.verdicts import listed
 from aliascope.study.tradeoffs import compare_methods
@@ -22,6 +23,7 @@ _RECIPE = defaults_of(aliascope.Recipe)
 _FINETUNE = defaults_of(aliascope.finetune)
 _SETTINGS = defaults_of(aliascope.FinetuneSettings)
 _METHODS = defaults_of(compare_methods)
+_REPAIR = defaults_of(aliascope.repair)
 
 
 def antialias(
@@ -56,6 +58,14 @@ def antialias(
     wavelet: Annotated[
         Wavelet, typer.Option(help="Filter with this wavelet, if --method is wavelet.")
     ] = _RECIPE.wavelet,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Convert only the operations of these names, or in modules of these names, with "
+            "commas between them.",
+        ),
+    ] = None,
     finetune: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +99,8 @@ def antialias(
     goes on after a kill.
     """
     check_name(out)
-    recipe = aliascope.Recipe(method, size, stem, shortcut, partial, padding, wavelet)
+    places = tuple(at.split(",")) if at else ()
+    recipe = aliascope.Recipe(method, size, stem, shortcut, partial, padding, wavelet, places)
     loaded = aliascope.load_model(f"{model}@{recipe}", weights=weights)
     report = aliascope.conversion_of(loaded.module)
     trained = None
@@ -117,6 +128,100 @@ def antialias(
         if trained:
             say(f"\n{trained}", trained.verdict)
     also_report(trained.path if trained else None)
+
+
+def repair(
+    model: Model,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Write model, plan, proof and report into this directory; the same command goes "
+            "on with what is there.",
+        ),
+    ],
+    images: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="Read the pictures to plan with and train on from a source, as for `measure`.",
+        ),
+    ] = "photos",
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="LIMITS",
+            help="Keep within these: the ratio of latencies of single pictures, and the change of "
+            "top-1 in points.",
+        ),
+    ] = str(_REPAIR.budget),
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Convert as this plan.json says, which a repair wrote and you may have edited, "
+            "and try nothing else.",
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD[:SIZE]",
+            help="Try only this method at each place, as in a model spec; repeatable. By default "
+            f"{', '.join(_REPAIR.methods)}.",
+        ),
+    ] = None,
+    holdout: Annotated[
+        str,
+        typer.Option(
+            metavar="N|SOURCE",
+            help="Keep so many pictures apart for the proof, or take another source.",
+        ),
+    ] = str(_REPAIR.holdout),
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help=f"Train for so many steps of {_SETTINGS.batch_size} pictures."
+        ),
+    ] = _REPAIR.settings.steps,
+    planning: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Try methods on so many pictures.")
+    ] = _REPAIR.planning,
+    latency_seconds: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Spend so long on timing each place."),
+    ] = _REPAIR.latency_seconds,
+    weights: Weights = _REPAIR.weights,
+    limit: Limit = None,
+    device: Device = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Repair MODEL: plan where to filter, train without labels, and prove it on other pictures.
+
+    Tries each method at each place for what it wins and costs, combines them within the budget,
+    distils the original into the result, and measures both on pictures that were kept apart.
+    """
+    with interruptible(kept=True):
+        found = aliascope.repair(
+            model,
+            images,
+            out=out,
+            budget=budget,
+            plan=plan,
+            methods=method or _REPAIR.methods,
+            holdout=int(holdout) if holdout.isdecimal() else holdout,
+            settings=replace(_REPAIR.settings, steps=steps),
+            weights=weights,
+            planning=planning,
+            latency_seconds=latency_seconds,
+            limit=limit,
+            device=device,
+            progress=progress,
+        )
+    show(found, as_json=as_json, as_csv=as_csv)
+    parts = [out / name for name in ("judged-crop", "judged-native", LATENCY, TRAINING)]
+    also_report(out, out, *(part for part in parts if part.exists()))
 
 
 def methods(

@@ -23,7 +23,8 @@ def pair_layers(
     """Names of the layers to compare, in A's order of execution.
 
     Layers at one place are partners, in order of execution: of one cumulative stride, both on a
-    shortcut or neither, and of one output size; then those that agree but for the size. Where a
+    shortcut or neither, and of one output size; then those that agree but for the size, then those
+    that agree but for the shortcut. Where a
     place holds more layers in one model than in the other they have no partners. Models without any
     place in common are paired by order alone, if they have as many layers.
 
@@ -47,7 +48,11 @@ def pair_layers(
     if layer_map:
         return _mapped(model_a, layers_a, model_b, layers_b, layer_map)
     partners: dict[str, str] = {}
-    for place in (_place, lambda layer: _place(layer)[:2]):
+    for place in (
+        _place,
+        lambda layer: _place(layer)[:2],
+        lambda layer: _place(layer)[::2],
+    ):
         taken = {*partners.values()}
         here = _by(place, [layer for layer in layers_a if layer.name not in partners])
         there = _by(place, [layer for layer in layers_b if layer.name not in taken])

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -84,7 +84,7 @@ def order(count: int, seed: int, step: int, batch_size: int) -> list[int]:
 
 def views(
     photos: Photos,
-    cut: Cut,
+    cut_at: Callable[[int], Cut],
     steps: range,
     *,
     seed: int,
@@ -110,6 +110,7 @@ def views(
     def make(item: tuple[int, int, int]) -> Tensor | None:
         *moment, index = item
         pixels = photos[index]
+        cut = cut_at(item[0])
         return None if pixels is None else view(pixels, cut, _random(_VIEW, seed, *moment))
 
     made = in_threads(make, places, ahead=2 * batch_size, threads=threads)
@@ -117,7 +118,7 @@ def views(
         readable = [one for one in islice(made, batch_size) if one is not None]
         if not readable:
             first = order(len(photos), seed, step, batch_size)[0]
-            readable = [view(_next(photos, first), cut, _random(_VIEW, seed, step, 0))]
+            readable = [view(_next(photos, first), cut_at(step), _random(_VIEW, seed, step, 0))]
         yield mixed(torch.stack(readable), mixup, _random(_MIXTURE, seed, step))
 
 

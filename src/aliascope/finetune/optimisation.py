@@ -8,6 +8,11 @@ from torch import Tensor, nn
 from aliascope.finetune.settings import FinetuneSettings
 from aliascope.runtime import copied
 
+_GROWN = 0.75
+"""Share of the steps after which views have their full size."""
+_GRID = 32
+"""What sides are multiples of on the way: the cumulative stride of most networks."""
+
 
 def rate_at(step: int, settings: FinetuneSettings) -> float:
     """The rate of one step, counted from 0: a straight rise, then half a cosine down to 0.
@@ -19,6 +24,18 @@ def rate_at(step: int, settings: FinetuneSettings) -> float:
         return settings.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(settings.steps - warmup, 1)
     return settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def side_at(step: int, side: int, settings: FinetuneSettings) -> int:
+    """Pixels of the views of one step: a straight rise, in steps of 32, to the side asked for.
+
+    >>> settings = FinetuneSettings(steps=100, resolution=0.5)
+    >>> [side_at(step, 224, settings) for step in (0, 30, 75, 99)]
+    [128, 160, 224, 224]
+    """
+    grown = min(step / max(_GROWN * settings.steps, 1), 1)
+    share = settings.resolution + (1 - settings.resolution) * grown
+    return min(max(_GRID * math.ceil(side * share / _GRID), _GRID), side)
 
 
 def optimiser(model: nn.Module, settings: FinetuneSettings) -> torch.optim.AdamW:

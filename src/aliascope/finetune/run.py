@@ -186,7 +186,7 @@ def finetune(
         recalibrated = False
         if settings.recalibration and not checkpoints.exist:
             some = spread(entries, settings.recalibration)
-            module = _recalibrated(student, guide, some, preprocessing, place)
+            module = recalibrated_if_nearer(student, guide, some, preprocessing, place)
             recalibrated = module is not student.module
             student = replace(student, module=module)
         training = Training(student, guide, settings, preprocessing, place)
@@ -207,7 +207,7 @@ def finetune(
     )
 
 
-def _recalibrated(
+def recalibrated_if_nearer(
     student: LoadedModel,
     guide: LoadedModel,
     entries: Sequence[Entry],

@@ -56,6 +56,9 @@ class FinetuneSettings:
     recalibration: int = ENOUGH
     """Number of pictures to `recalibrate` the model on before the first step, 0 for none; undone
     where it leads away from the teacher (by the first term above)."""
+    resolution: int | float = 1.0
+    """Sides of the first views, as a share of what the model takes; they grow to that over the
+    first three quarters of the steps. From 0.5 on a training takes half as long."""
     scale: tuple[float, float] = (0.35, 1.0)
     """Share of a picture's area that a view shows, smallest and largest."""
     flip: bool = True
@@ -87,6 +90,7 @@ class FinetuneSettings:
             if not (getattr(self, name) is None or getattr(self, name) >= 0)
         ]
         wrong += [("ema", "must be at least 0 and below 1")] if not 0 <= self.ema < 1 else []
+        wrong += [("resolution", "must be 0.1 to 1")] if not 0.1 <= self.resolution <= 1 else []
         wrong += [("mixup", "must be 0 to 1")] if not 0 <= self.mixup <= 1 else []
         wrong += [("scale", "must be 0 < low ≤ high ≤ 1")] if not 0 < low <= high <= 1 else []
         for name, rule in wrong:

@@ -16,7 +16,7 @@ from aliascope.finetune.checkpoint import Checkpoints, State
 from aliascope.finetune.data import Cut, Photos, views
 from aliascope.finetune.evaluation import HeldOut
 from aliascope.finetune.losses import Objective, Runner, feature_layers, penalised
-from aliascope.finetune.optimisation import Average, optimiser, rate_at
+from aliascope.finetune.optimisation import Average, optimiser, rate_at, side_at
 from aliascope.finetune.settings import FinetuneSettings
 from aliascope.images.ahead import waits_for
 from aliascope.images.preprocessing import Preprocessing
@@ -67,9 +67,8 @@ class Training:
         self.settings = settings
         self.device = device
         margin = 2 * self.objective.margin
-        rows, across = preprocessing.crop
-        size = (rows + margin, across + margin)
-        self.cut = Cut(size, settings.scale, settings.flip, preprocessing.interpolation)
+        self._cut = Cut((0, 0), settings.scale, settings.flip, preprocessing.interpolation)
+        self._crop, self._margin = preprocessing.crop, margin
         self._whole = True
         """Whether the state is that after a whole step."""
 
@@ -90,7 +89,7 @@ class Training:
         self._set_modes()
         batches = views(
             photos,
-            self.cut,
+            self.cut_at,
             range(state.step, settings.steps),
             seed=settings.seed,
             batch_size=settings.batch_size,
@@ -119,6 +118,11 @@ class Training:
                 checkpoints.save(state)
             raise
         checkpoints.finish(state)
+
+    def cut_at(self, step: int) -> Cut:
+        """How the views of a step are cut."""
+        rows, columns = (side_at(step, side, self.settings) + self._margin for side in self._crop)
+        return self._cut._replace(size=(rows, columns))
 
     def step(self, batches: Iterator[Tensor]) -> str:
         """One step of the optimiser; interrupted before its end, it leaves no trace.

@@ -12,9 +12,11 @@ SPEC@METHOD[:OPTION…]           any of these, anti-aliased: `timm:resnet50@blu
 
 An OPTION is a number of taps (3 where there is none), `stem` to convert what reads the image too,
 `no-shortcut` to leave the shortcuts of residual blocks alone, `partial` to convert what can be and
-leave the rest, or the padding of the downsamplers: `zeros`, `replicate`, `circular` (`reflect`
-where there is none). Conversions can be chained: `…@blurpool:3@adaptive:stem`. The last link may be
-a wrapper of `aliascope.inference`: `timm:resnet50@crop-selection`, `…@ideal@shift-average`.
+leave the rest, the padding of the downsamplers: `zeros`, `replicate`, `circular` (`reflect` where
+there is none), or `at=PLACE,PLACE` to convert only what these names of operations or modules hold.
+Conversions can be chained: `…@folded:5:at=blocks.1,blocks.2@ideal`.
+The last link may be a wrapper of `aliascope.inference`: `timm:resnet50@crop-selection`,
+`…@ideal@shift-average`.
 """
 
 import itertools
@@ -272,7 +274,7 @@ def _filled(
     """
     original, module = "", next(stages)
     for stage in itertools.count():
-        if state is not None and file and state.keys() == module.state_dict().keys():
+        if state is not None and file and _shapes(state) == _shapes(module.state_dict()):
             load_state(module, state, file)
             state = None
         if (converted := next(stages, None)) is None:
@@ -283,6 +285,10 @@ def _filled(
     if state is not None and file:
         load_state(module, state, file)  # says what does not fit
     return module, original
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 @contextmanager

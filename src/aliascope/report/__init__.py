@@ -1,7 +1,7 @@
 """One self-contained page of what was found: readable without scripts, styles or the network.
 
-It reads runs, comparisons, studies, tables of methods, latencies and fine-tuning histories, and
-computes nothing that the library does not.
+It reads runs, comparisons, repairs, studies, tables of methods, latencies and fine-tuning
+histories, and computes nothing that the library does not.
 """
 
 import base64
@@ -17,7 +17,7 @@ from aliascope.compare import CURVES
 from aliascope.errors import RunError
 from aliascope.images import open_images
 from aliascope.measure.store import Run
-from aliascope.report import attribution, others, study
+from aliascope.report import attribution, others, repaired, study
 from aliascope.report.blocks import Part
 from aliascope.report.definitions import DEFINITIONS
 from aliascope.results.checked import read_checked
@@ -38,7 +38,7 @@ def report(
     """Write one HTML page of what lies in `paths`.
 
     Args:
-        paths: of each a run directory, a directory or file of a comparison, a study's directory,
+        paths: of each a run directory, a directory or file of a comparison or repair, a study's,
             that of a table of methods or of a fine-tuning, or a file that a result's `save` wrote.
         out: the file; by default report.html in the first directory.
         thumbnails: whether small pictures of the photographs are in the page; by default only of
@@ -79,8 +79,8 @@ def _part(path: Path, thumbnails: bool | None) -> Part:
         return _SAVED[kind](path)
     raise RunError(
         f"{path} holds nothing to report: give a directory or file that `aliascope study`, "
-        "`compare --out`, `measure --out`, `attribute --out`, `methods --out` or `antialias "
-        "--finetune` wrote"
+        "`compare --out`, `measure --out`, `attribute --out`, `repair --out`, `methods --out` or "
+        "`antialias --finetune` wrote"
     )
 
 
@@ -98,6 +98,7 @@ def _comparison(path: Path, thumbnails: bool | None) -> Part:
 
 _KINDS: dict[str, Callable[[Path, bool | None], Part]] = {
     "study.json": _study,
+    "repair.json": lambda path, _: repaired.part(path / "repair.json"),
     "attribution.json": lambda path, _: attribution.part(path / "attribution.json"),
     "methods.json": lambda path, _: others.of_methods(path),
     "comparison.json": _comparison,
@@ -108,6 +109,7 @@ _KINDS: dict[str, Callable[[Path, bool | None], Part]] = {
 """What a directory of each kind holds, and who reads it."""
 _SAVED: dict[str, Callable[[Path], Part]] = {
     "Attribution": attribution.part,
+    "Repaired": repaired.part,
     "Comparison": lambda path: others.of_comparison(path, {}),
     "Tradeoffs": others.of_methods,
     "Latency": others.of_latency,

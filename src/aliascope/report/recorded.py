@@ -15,7 +15,8 @@ def facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     known = ("hardware", "device", "threads", "precision", "python")
     found += [(name, str(info[name])) for name in known if info.get(name) is not None]
     found += [(name, str(version)) for name, version in info.get("versions", {}).items()]
-    if seconds := info.get("seconds"):
+    seconds = info.get("seconds")
+    if seconds and isinstance(seconds, Mapping):  # of a timing, what it was given
         found.append(("time", f"{number(sum(seconds.values()), '.0f')} s"))
     return found
 
