@@ -248,7 +248,9 @@ def _contenders(study, figure, form):
     names = list(dict.fromkeys(rows["contender"]))
     cells = {"": [_contender(name) for name in names]}
     for condition, part in rows[rows["figure"] == figure].groupby("condition", sort=False):
-        cells[condition] = bounded_by(part.set_index("contender").loc[names], form)
+        own = part.set_index("contender").loc[names]
+        own["high"] = own["high"].clip(upper=1 if figure == "agreement" else None)
+        cells[condition] = bounded_by(own, form)
     return markdown(cells)
 
 
