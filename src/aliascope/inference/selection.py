@@ -126,7 +126,7 @@ class CropSelection(nn.Module):
             return _cut(frames, top, left, self.size)
         rows, columns = self.size
         wide = _cut(frames, top - REACH, left - REACH, (rows + 2 * REACH, columns + 2 * REACH))
-        return _resampled(_resampled(wide, self.kernels, down, 2), self.kernels, right, 3)
+        return _resampled(wide, self.kernels, down, right)
 
     def chosen(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Row and column of each window's corner, and by how many `PHASES` it lies beyond them."""
@@ -187,7 +187,7 @@ def _low_passed(x: Tensor, dim: int) -> Tensor:
     return _weighted([w / sum(weights) for w in weights], parts)
 
 
-def _weighted(weights: Iterable[float | Tensor], parts: Iterable[Tensor]) -> Tensor:
+def _weighted(weights: Iterable[float], parts: Iterable[Tensor]) -> Tensor:
     products = [w * x for w, x in zip(weights, parts, strict=True)]
     return reduce(torch.add, products)
 
@@ -235,13 +235,16 @@ def _cut(
     return x.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _resampled(x: Tensor, kernels: Tensor, phases: Tensor, dim: int) -> Tensor:
-    """Each picture a fraction of a pixel further along an axis, and `REACH` less at both ends."""
-    weights = kernels[phases + PHASES // 2].to(x.dtype)[
-        :, :, None, None, None
-    ]  # (B, taps, 1, 1, 1)
-    size = x.shape[dim] - 2 * REACH
-    return _weighted(weights.unbind(1), (x.narrow(dim, k, size) for k in range(2 * REACH + 1)))
+def _resampled(x: Tensor, kernels: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Each picture fractions of a pixel further down and right, and `REACH` less on each side."""
+    batch, channels = x.shape[:2]
+    down, right = (
+        kernels[phases + PHASES // 2].to(x.dtype).repeat_interleave(channels, 0)[:, None]
+        for phases in (down, right)
+    )  # (B·C, 1, taps)
+    y = F.conv2d(x.reshape(1, -1, *x.shape[2:]), down[..., None], groups=batch * channels)
+    y = F.conv2d(y, right[:, :, None], groups=batch * channels)
+    return y.reshape(batch, channels, *y.shape[2:])
 
 
 def _low_passes() -> Float[Tensor, "fractions taps"]:
