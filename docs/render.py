@@ -387,6 +387,89 @@ def _changes(rows, name):
     return markdown(cells)
 
 
+def folding(study):
+    """Folded filters beside what else there is: a row a network, what it wins and costs."""
+    rows = pd.read_csv(study / "folding.csv").set_index(["network", "metric", "shifts"])
+    names = list(dict.fromkeys(rows.index.get_level_values("network")))
+    accuracy = rows.xs(("accuracy", "crop"), level=("metric", "shifts")).loc[names]
+    cells = {
+        "network": names,
+        "top-1": [_from_to(row, "+.3f") for row in accuracy.itertuples()],
+        "as the original": [f"{kept:.3f}" for kept in accuracy["kept"]],
+    }
+    for shifts in ("crop", "native"):
+        moved = rows.xs(("logit_instability", shifts), level=("metric", "shifts")).loc[names]
+        cells[f"logits, {shifts}"] = [
+            f"{row.change:+.0%} {limits(row.change_low, row.change_high, '+.0%')}"
+            for row in moved.itertuples()
+        ]
+    agreed = rows.xs(("agreement", "crop"), level=("metric", "shifts")).loc[names]
+    cells["agreement, crop"] = [_from_to(row, "+.3f") for row in agreed.itertuples()]
+    times = study / "latencies.csv"
+    if times.exists():
+        timed = pd.read_csv(times).set_index(["model", "batch"])
+        for batch in (1, 32):
+            own = timed.xs(batch, level="batch").loc[names]
+            cells[f"latency, batch {batch}"] = bounded(own, "ratio", ".2f")
+    return markdown(cells)
+
+
+def _from_to(row, form):
+    change = f"{row.difference:{form}} {limits(row.low, row.high, form)}"
+    return f"{row.mean_a:.3f} → {row.mean_b:.3f}, {change}"
+
+
+def exports(study):
+    """What each target's file does: a row a network and target."""
+    rows = pd.DataFrame(_exported(study)["rows"])
+    rows = rows.reindex(columns=[*rows, *{"ratio", "ratio_low", "ratio_high"} - {*rows}])
+    times = zip(rows["ratio"], rows["ratio_low"], rows["ratio_high"], strict=True)
+    cells = {
+        "target": list(rows["target"]),
+        "network": [f"`{name}`" for name in rows["model"]],
+        "MB": [f"{x:.1f}" for x in rows["megabytes"]],
+        "largest relative error": [f"{x:.1e}" for x in rows["error"]],
+        "same prediction": [f"{x:.1%}" for x in rows["agreement"]],
+        "latency": [
+            f"{number(x, '.2f')} {limits(low, high, '.2f')}".removesuffix(" –")
+            for x, low, high in times
+        ],
+    }
+    return markdown(cells)
+
+
+def ran(study):
+    """With what the files were written and run."""
+    record = _exported(study)
+    found = {}
+    for row in record["rows"]:
+        found |= row["versions"]
+    opsets = sorted({row["opset"] for row in record["rows"] if row["opset"]})
+    versions = ", ".join(f"{name} {version}" for name, version in found.items())
+    where = record["environment"]
+    return (
+        f"ONNX opset {', '.join(map(str, opsets))}; {versions}; {record['rows'][0]['pictures']} "
+        f"crops of the embedded photographs; {where['hardware']}, {where['threads']} "
+        f"thread{'s' * (where['threads'] != 1)}."
+    )
+
+
+def elsewhere(study):
+    """Which operators a method adds, and who would not take them."""
+    rows = _exported(study).get("methods", [])
+    cells = {
+        "method": [f"`{row['method']}`" for row in rows],
+        "ONNX operators that it adds": [", ".join(row["added"]) or "none" for row in rows],
+        "not in TensorRT's list": [", ".join(row["tensorrt_lacks"]) or "none" for row in rows],
+        "converted to Core ML": [row["coreml"] or "not tried" for row in rows],
+    }
+    return markdown(cells)
+
+
+def _exported(study):
+    return json.loads((study / "export.json").read_text())
+
+
 def plain(values):
     """Cells of a column: text as it is, large numbers whole, others to four places."""
     return [
@@ -397,7 +480,8 @@ def plain(values):
 
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
 _MAKERS += (penalty, methods, shares, steps, cures, explained, flips)
-_MAKERS += (trained, fed, fed_places, rivals, rivals_agreement, rivals_cost, moving)
+_MAKERS += (trained, fed, fed_places, folding, exports, ran, elsewhere)
+_MAKERS += (rivals, rivals_agreement, rivals_cost, moving)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 

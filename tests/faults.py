@@ -15,6 +15,8 @@ import torch._dynamo
 from torch import nn
 
 PROCESSES = multiprocessing.get_context("forkserver")
+ONE_WORKER = pytest.mark.xdist_group("faults")
+"""Of all that starts such processes: their server takes ten seconds to import."""
 
 
 @contextmanager

@@ -453,10 +453,6 @@ class TestPlaces:
         wanted = BlurPool(3, 1)(x)
         torch.testing.assert_close(tapped.inputs[layer.name], wanted)
 
-    def test_patches_need_a_method_that_filters_at_stride_one(self):
-        with pytest.raises(ModelError, match=r"its patches do not overlap.*blurpool or adaptive"):
-            antialias(timm_model("convnext_atto")(), "ideal", example=image())
-
     def test_blur_pools_that_are_there_are_left_and_named(self):
         report = conversion_of(antialias(timm_model("resnetblur18")(), example=image()))
         already = [row.layer for row in report.layers if row.note == "anti-aliased already"]
@@ -589,7 +585,11 @@ class TestPhases:
 
 class TestRefusals:
     def test_bare_calls_are_named_and_the_original_is_untouched(self):
-        model = Handwritten()
+        class Dependent(Handwritten):
+            def forward(self, x):  # torch.fx cannot write it down
+                return super().forward(x if x.isfinite().all() else x.nan_to_num())
+
+        model = Dependent()
         digest, before = weights_digest(model), strided_layers(model, image())
         with pytest.raises(
             ModelError, match=r"1 of 2 .*max_pool2d \(max_pool\): a bare call.*part"

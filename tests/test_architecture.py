@@ -81,34 +81,27 @@ HELP = (
 )
 
 
-def loaded_by(code):
-    """Heavy libraries that the code leaves loaded."""
-    found = subprocess.run(
-        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return {name.partition(".")[0] for name in found.stdout.splitlines()[-1].split()} & HEAVY
+def loaded_by(*steps):
+    """Heavy libraries that are loaded after each step of one process."""
+    code = "\n".join(f"{step}; import sys; print(*sys.modules)" for step in steps)
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    lines = map(str.split, found.stdout.splitlines())
+    return [{name.partition(".")[0] for name in line} & HEAVY for line in lines]
 
 
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        ("import aliascope", set()),
-        ("import aliascope.cli", set()),
-        (HELP, set()),
-        ("from aliascope import power_spectrum", {"torch"}),
-        ("from aliascope.layers import BlurPool", {"torch"}),
-    ],
-)  # fmt: skip
-def test_nothing_heavy_is_loaded_before_it_is_needed(code, expected):
-    assert loaded_by(code) == expected
-
-
-def test_figures_open_no_windows():
-    code = "import aliascope.figures, sys; assert 'matplotlib.pyplot' not in sys.modules"
-    assert "matplotlib" in loaded_by(code)
+def test_nothing_heavy_is_loaded_before_it_is_needed():
+    """Step by step in one process, so that torch is loaded once."""
+    expected = {
+        "import aliascope": set(),
+        "import aliascope.cli": set(),
+        HELP: set(),
+        "from aliascope import power_spectrum": {"torch"},
+        "from aliascope.layers import BlurPool": {"torch"},
+    }
+    figures = "import aliascope.figures, sys; assert 'matplotlib.pyplot' not in sys.modules"
+    *found, drawing = loaded_by(*expected, figures)
+    assert dict(zip(expected, found, strict=True)) == expected
+    assert "matplotlib" in drawing
 
 
 def test_a_function_keeps_its_name_when_the_package_of_that_name_is_imported():
@@ -119,7 +112,8 @@ def test_a_function_keeps_its_name_when_the_package_of_that_name_is_imported():
         "assert a.layers.BlurPool and a.Run is a.measure.__globals__['Run']; "
         "assert set(a.__all__) <= set(dir(a)); [getattr(a, name) for name in a.__all__]"
     )
-    assert "torch" in loaded_by(code)
+    (loaded,) = loaded_by(code)
+    assert "torch" in loaded
 
 
 def test_a_name_that_there_is_not():

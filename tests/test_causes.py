@@ -78,9 +78,9 @@ class TestFlipRisk:
         ahead, rng = script("flip_risk").ahead, np.random.default_rng(0)
         flips = rng.random(300) < 0.3
         good, bad = (flips + rng.normal(size=300) * noise for noise in (0.3, 3))
-        by, low, high = ahead(good, bad, flips, draws=200)
+        by, low, high = ahead(good, bad, flips, draws=100)
         assert 0 < low < by < high
-        assert ahead(good, good, flips, draws=50) == (0, 0, 0)
+        assert ahead(good, good, flips, draws=10) == (0, 0, 0)
 
     def test_noise_explains_nothing_and_what_is_planted_is_found(self):
         explained, rng = script("flip_risk").explained, np.random.default_rng(0)

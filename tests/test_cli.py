@@ -24,6 +24,7 @@ from aliascope.antialias import METHODS
 from aliascope.antialias.recipe import Stem
 from aliascope.cli import app, main
 from aliascope.cli.output import complain, print_csv, progress, say
+from aliascope.export.targets import To
 from aliascope.images.preprocessing import PreprocessingName
 from aliascope.layers import Padding, Wavelet
 from aliascope.measure import Engine
@@ -359,7 +360,7 @@ def test_every_list_of_choices_is_the_librarys():
     library = {
         "shifts": Border, "precision": Precision, "ops": Ops, "preprocess": PreprocessingName,
         "padding": Padding, "wavelet": Wavelet, "stem": Stem, "engine": Engine,
-        "only": Only,
+        "only": Only, "to": To,
     }  # fmt: skip
     seen = set()
     for command in COMMANDS.values():
@@ -382,6 +383,7 @@ def test_every_list_of_choices_is_the_librarys():
         ("measure", aliascope.measure),
         ("compare", aliascope.measure),
         ("bench", aliascope.bench),
+        ("export", aliascope.export),
         ("antialias", aliascope.antialias),
         ("antialias", aliascope.FinetuneSettings),
         ("methods", compare_methods),

@@ -154,9 +154,9 @@ def test_the_network_explains_what_a_trained_one_does(curve, few):
     assert one(x, y).network == pytest.approx(expected, abs=0.1)
 
 
-def test_no_effect_is_found_as_often_as_it_should(few):
+@pytest.mark.parametrize("tried", [150, pytest.param(400, marks=pytest.mark.slow)])
+def test_no_effect_is_found_as_often_as_it_should(few, tried):
     """The distribution of p is uniform on k/40: at most 5 % of it lies up to 0.05."""
-    tried = 200
     x = pd.DataFrame(np.exp(noise(0, 24, tried)))
     found = pd.concat(
         depends(x.iloc[:, [column]], np.exp(noise(1 + column, 24)), range(24))
@@ -164,6 +164,7 @@ def test_no_effect_is_found_as_often_as_it_should(few):
     )
     # A target of its own for each column: those of one target share its permutations.
     low, high = stats.binom.interval(0.999, tried, 0.05)
+    assert low > 0
     for statistic in STATISTICS:
         p = found[f"{statistic}_p"]
         assert p.min() >= 1 / 40
@@ -174,7 +175,7 @@ def test_no_effect_is_found_as_often_as_it_should(few):
             assert stats.kstest(p - 1 / 80, "uniform").pvalue > 1e-3, statistic
 
 
-@pytest.mark.parametrize("tried", [50, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tried", [30, pytest.param(300, marks=pytest.mark.slow)])
 def test_no_effect_of_all_together_is_found_as_often_as_it_should(few, monkeypatch, tried):
     """With what is given in between: it moves both the columns and the target."""
     monkeypatch.setattr(dependence, "_boosting_r2", lambda x, y: np.zeros(1))
@@ -284,8 +285,11 @@ def test_a_second_crop_of_each_photograph_says_nothing_new(few):
     assert one(twice[0], twice[1]).mi > 2 * once.mi
 
 
-def test_crops_that_share_a_photographs_chance_are_no_evidence(few):
+def test_crops_that_share_a_photographs_chance_are_no_evidence(few, monkeypatch):
     """Ten crops of each of twelve photographs, whose means are independent."""
+    for slower in ("_distance_correlations", "_mutual_information"):
+        monkeypatch.setattr(dependence, slower, lambda *_: np.zeros((1, 40)))
+    monkeypatch.setattr(dependence, "_ridge_r2", lambda *_: np.zeros(40))
     groups, rejected = np.repeat(range(12), 10), 0
     for seed in range(60):
         x, y = noise(seed, 2, 12)[:, groups] + 0.1 * noise(seed + 1000, 2, 120)

@@ -1,5 +1,6 @@
 """Devices that are not here: everything behind the transfer stays on one of them."""
 
+import copy
 import importlib
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,9 +16,12 @@ from aliascope.layers import Downsampler
 batch = importlib.import_module("aliascope.measure.batch")  # `aliascope.measure` is the function
 
 CUDA = torch.device("cuda", 0)
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch.backends.cudnn, "conv"), reason="tensors without data need torch 2.9"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not hasattr(torch.backends.cudnn, "conv"), reason="tensors without data need torch 2.9"
+    ),
+    pytest.mark.xdist_group("devices"),  # one worker learns to compute without data
+]
 
 
 @pytest.fixture
@@ -42,8 +46,8 @@ def moved(module, there):
     return module
 
 
-@pytest.fixture
-def instrument():
+@pytest.fixture(scope="module")
+def prepared():
     """Of a repaired network; what it decimates is known from the modules that surgery put there."""
     found = batch.prepare(load_model("efficientnet_lite0_blurpool"), device="cpu")
     modules = dict(found.module.named_modules())
@@ -51,6 +55,11 @@ def instrument():
                   if isinstance(modules.get(name), Downsampler)}  # fmt: skip
     assert len(of_modules) == 4
     return replace(found, decimations=of_modules)
+
+
+@pytest.fixture
+def instrument(prepared):
+    return copy.deepcopy(prepared)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -41,7 +41,7 @@ from aliascope.study.study import Study, settings_in
 from aliascope.study.tradeoffs import Tradeoffs, compare_methods
 from test_shards import check_equal
 
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(1800)]
+pytestmark = [faults.ONE_WORKER, pytest.mark.timeout(1800)]
 COUNT = 10  # pictures
 TIMED = ("latency", "memory")
 """Columns of what no two runs have in common."""

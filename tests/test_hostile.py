@@ -44,7 +44,7 @@ from aliascope.results.files import sealed, write_file
 from aliascope.study.settings import settings_of
 from aliascope.study.study import Study, settings_in
 
-pytestmark = [pytest.mark.xdist_group("hostile"), pytest.mark.timeout(3600)]
+pytestmark = [faults.ONE_WORKER, pytest.mark.timeout(3600)]
 SECONDS = 20
 """That one picture or file may take, on a machine that does other things too."""
 

@@ -121,9 +121,24 @@ def test_avr_at_the_sizes_of_networks(shape):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def avr_by_hand():
+    """Of large maps the oracle takes a second each: it is asked once."""
+    known = {}
+
+    def avr(x, band, dc):
+        key = x.numpy().tobytes(), band, dc
+        if key not in known:
+            known[key] = oracles.alias_violation_ratio(x, 3, band, dc)
+        return known[key]
+
+    return avr
+
+
+@pytest.mark.xdist_group("spectra")
 @pytest.mark.parametrize("reduction", ["power", "channel"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_avr_of_large_maps_in_float32(channels, reduction):
+def test_avr_of_large_maps_in_float32(avr_by_hand, channels, reduction):
     """Long sums of like terms, each rounded the same way."""
     place = torch.arange(224)[:, None]
     maps = [
@@ -132,10 +147,10 @@ def test_avr_of_large_maps_in_float32(channels, reduction):
         1.3 * torch.cos(2 * math.pi * place / 224),  # all its energy in one coefficient
     ]
     x = torch.stack([m.expand(224, 224) for m in maps])[:, None]
-    x = x.expand(-1, channels, -1, -1).contiguous()
+    alike = x.expand(-1, channels, -1, -1).contiguous()  # their ratio is that of one
     for band, dc in AVR_VARIANTS.values():
-        expected = [oracles.alias_violation_ratio(m, 3, band, dc, reduction) for m in x]
-        actual = alias_violation_ratio(x, 3, band=band, dc=dc, reduction=reduction)
+        expected = [avr_by_hand(m, band, dc) for m in x]
+        actual = alias_violation_ratio(alike, 3, band=band, dc=dc, reduction=reduction)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=4e-6)
 
 

@@ -685,7 +685,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         check_rows(Run.open(path), kept)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture
 def _server():
     with faults.served():
         yield
@@ -702,6 +702,8 @@ def hold(pipe, path):
         time.sleep(60)
 
 
+@faults.ONE_WORKER
+@pytest.mark.usefixtures("_server")
 def test_a_second_writer_is_refused_until_the_first_is_killed(tmp_path):
     ours, theirs = faults.PROCESSES.Pipe()
     with faults.process(hold, theirs, tmp_path) as child:
@@ -750,6 +752,8 @@ def write_and_die(path, step):
     write(path, names(6), flush_seconds=0.0)
 
 
+@faults.ONE_WORKER
+@pytest.mark.usefixtures("_server")
 def test_killed_at_every_step_of_a_run(tmp_path):
     for step in range(1, 100):
         path = tmp_path / str(step)
@@ -768,6 +772,8 @@ def test_killed_at_every_step_of_a_run(tmp_path):
     assert 40 < step < 100
 
 
+@faults.ONE_WORKER
+@pytest.mark.usefixtures("_server")
 def test_killed_at_random_moments_and_continued(tmp_path):
     moments, ids = np.random.default_rng(0), names(1000)
     for _ in range(10):

@@ -58,7 +58,7 @@ shares = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(rows=shares, factor=st.sampled_from([0.0, 0.01, 1.0]))
 def test_words_and_numbers_are_those_of_the_table(rows, factor):
     x, y, right, still = map(np.array, zip(*rows, strict=True))

@@ -9,6 +9,7 @@ errors records results runtime layers   what travels and is written; downsampler
 → models                                a spec → a network ready to run
 → measure                               a batch → figures → rows of a run
 → latency compare attribute finetune    the other arms
+→ export                                a network for other runtimes, proven there
 → repair                                all of them: plan, surgery, training, proof
 → metrics callbacks                     in a training loop
 → figures study                         published protocol; all methods on one table
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a seco
     from aliascope.attribute import Attribution, attribute, attribution_of
     from aliascope.compare import Comparison, compare
     from aliascope.errors import AliascopeError, ImageError, ModelError, RunError
+    from aliascope.export import Exported, export
     from aliascope.finetune import FineTuned, FinetuneSettings, finetune, recalibrate
     from aliascope.images import ImageSource, open_images
     from aliascope.images.preprocessing import Preprocessing
@@ -65,6 +67,7 @@ __all__ = [
     "Comparison",
     "Conversion",
     "CropSelection",
+    "Exported",
     "FineTuned",
     "FinetuneSettings",
     "Image",
@@ -92,6 +95,7 @@ __all__ = [
     "bench",
     "compare",
     "conversion_of",
+    "export",
     "finetune",
     "flip_risk",
     "load_model",

@@ -1,7 +1,8 @@
 """Swap a model's strided operations for anti-aliased ones and keep its weights.
 
 `places` decides from the data flow of one forward what goes where, `surgery` does it, `report` says
-what was done; `recipe` holds the arguments, `methods` makes the downsamplers.
+what was done; `calls` makes modules of bare calls, `recipe` holds the arguments, `downsamplers`
+makes the downsamplers.
 """
 
 import copy
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aliascope.antialias.calls import make_modules
 from aliascope.antialias.downsamplers import METHODS, Method, available_methods, layer_of
 from aliascope.antialias.flops import counted
 from aliascope.antialias.places import Planner, Step, Unconvertible
@@ -61,6 +63,8 @@ def antialias(
       comes behind the downsampler and thus sees as many samples as it was trained with;
     - strided 1 × 1 convolution: downsampler → at stride 1;
     - max-pool: at stride 1 → downsampler; average pool: the downsampler in its place;
+    - bare calls (`F.max_pool2d`): as modules, where `torch.fx` can rewrite the forward that makes
+      them and the network then answers as before;
     - patches (kernel = stride): low-pass → the convolution as it is. A filter of a few taps stops
       only part of what a patch of 16 folds, and detail that the weights used is lost.
 
@@ -112,11 +116,9 @@ def antialias(
     recipe = Recipe(method, size, stem, shortcut, partial, padding, wavelet, tuple(at))
     example = _blank(model) if example is None else example
     converted = _copied(uncompiled(model))
-    before, flops_before = counted(converted, example)
-    planner = Planner(converted, before, recipe)
-    _check_places(planner, recipe)
-    with evaluating(converted):
-        rows, steps = _plan(planner)
+    planner, rows, steps, flops_before = _planned(converted, example, recipe)
+    if make_modules(converted, planner.callers(rows), example):
+        planner, rows, steps, flops_before = _planned(converted, example, recipe)
     _refuse(rows, recipe)
     names: dict[int, str] = {}
     # Stable: a pool that runs several times is one operation, at the place of its first run.
@@ -174,8 +176,18 @@ def _check_places(planner: Planner, recipe: Recipe) -> None:
             raise ModelError(f"no operation is at {place!r}; choose from {', '.join(names)}")
 
 
+def _planned(
+    model: nn.Module, example: Tensor, recipe: Recipe
+) -> tuple[Planner, list[ConvertedLayer], dict[int, Step], Flops]:
+    """A row for each operation, the steps of those that are converted, and what all cost now."""
+    recorded, flops = counted(model, example)
+    planner = Planner(model, recorded, recipe)
+    _check_places(planner, recipe)
+    with evaluating(model):
+        return planner, *_plan(planner), flops
+
+
 def _plan(planner: Planner) -> tuple[list[ConvertedLayer], dict[int, Step]]:
-    """A row for each operation, and the steps of those that are converted."""
     rows, steps = [], {}
     for i, (at, layer) in enumerate(planner.located):
         kept = planner.kept(at, layer)

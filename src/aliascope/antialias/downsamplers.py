@@ -14,7 +14,9 @@ from aliascope.layers.wavelet import delay
 FOLDED = "folded"
 """The method without a layer of its own: its filter goes into the kernel of the convolution."""
 METHODS = (*LAYERS, FOLDED)
-LOW_PASSES = ("blurpool", "adaptive", FOLDED)
+OF_TAPS = ("blurpool", "adaptive", FOLDED)
+"""Those of a number of taps, of which one is none."""
+LOW_PASSES = (*OF_TAPS, "ideal")
 """Those that filter at stride 1 as well; the others only exist together with a decimation."""
 
 _EXACT_UNDER = {
@@ -97,8 +99,11 @@ def downsampler(
     padding: str = "reflect",
     wavelet: str = "haar",
     phase: tuple[float | int, float | int] = (0, 0),
+    cutoff: tuple[int, int] | None = None,
 ) -> nn.Module:
     """A method's layer. APS and LPS choose their phase themselves.
+
+    `cutoff`, the stride that is to follow, is for the filter without taps: the ideal one.
 
     What a learned layer starts from does not depend on the random state, nor touch it.
 
@@ -110,6 +115,8 @@ def downsampler(
     taken = inspect.signature(layer).parameters
     if "phase" in taken:
         arguments["phase"] = phase[0] if phase[0] == phase[1] else phase
+    if "cutoff" in taken:
+        arguments["cutoff"] = cutoff
     if "wavelet" in taken:
         arguments["wavelet"] = wavelet
     with torch.random.fork_rng(devices=[]):

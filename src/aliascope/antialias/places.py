@@ -8,17 +8,22 @@ import sys
 from collections import defaultdict
 from typing import Any, Literal, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from aliascope.antialias.downsamplers import FOLDED, LOW_PASSES, centre, layer_of
 from aliascope.antialias.recipe import Recipe
+from aliascope.antialias.report import ConvertedLayer
 from aliascope.layers import Downsampler
 from aliascope.records import StridedLayer
 from aliascope.taps import Trace
+from aliascope.taps.dataflow import split_convolutions
 from aliascope.taps.decimation import Followers, densified, found_phase
 from aliascope.taps.sampling import pair
 
 _WEIGHTED = frozenset({"conv2d", "linear"})
+_POOLS = (nn.MaxPool2d, nn.LPPool2d, nn.AvgPool2d)
+_CALLED = ("conv", "patch_embed", "max_pool", "avg_pool")
+"""Kinds of operations that can be modules."""
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 """Modules that take their children for steps of their own: nothing can be attached to them."""
 
@@ -47,6 +52,22 @@ class Step(NamedTuple):
     note: str
     folded: bool = False
     """Whether the filter goes into the kernel, and nothing is attached."""
+    cutoff: tuple[int, int] | None = None
+    """The stride that follows, where the downsampler only filters."""
+    channels_last: bool = False
+    """Whether the map at the place is (B, H, W, C)."""
+
+
+class ChannelsLast(nn.Module):
+    """A downsampler of maps that are (B, H, W, C)."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter along rows and columns."""
+        return self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Unconvertible(Exception):  # noqa: N818
@@ -76,6 +97,18 @@ class Planner:
             return "a shortcut"
         return None
 
+    def callers(self, rows: list[ConvertedLayer]) -> list[str]:
+        """The modules whose bare calls of what samples could not be converted."""
+        return [
+            self.recorded.calls[at].module
+            for (at, layer), row in zip(self.located, rows, strict=True)
+            if row.outcome == "refused" and layer.kind in _CALLED
+            if layer.function or not self._is_known(self.modules[layer.name.partition("#")[0]])
+        ]
+
+    def _is_known(self, module: nn.Module) -> bool:
+        return isinstance(module, (nn.Conv2d, *_POOLS)) or bool(split_convolutions(module))
+
     def step(self, at: int, layer: StridedLayer) -> Step:
         """How to convert an operation.
 
@@ -83,15 +116,20 @@ class Planner:
             Unconvertible: it cannot be done.
         """
         name = layer.name.partition("#")[0]
+        if layer.kind == "slice" and (step := self._merged(at, layer)):
+            return step
         if layer.function:
             raise Unconvertible(_reason_of_call(layer))
         module = self.modules[name]
         runs = self.recorded.counts[name]
+        chunks = split_convolutions(module)
+        if runs > 1 and (isinstance(module, nn.Conv2d) or chunks):
+            raise Unconvertible(f"the convolution runs {runs} times in a forward")
+        if chunks:
+            return self._split_convolution(at, layer, module, chunks)
         if isinstance(module, nn.Conv2d):
-            if runs > 1:
-                raise Unconvertible(f"the convolution runs {runs} times in a forward")
             return self._convolution(at, layer, module)
-        if not isinstance(module, nn.MaxPool2d | nn.LPPool2d | nn.AvgPool2d):
+        if not isinstance(module, _POOLS):
             known = "Conv2d, MaxPool2d, LPPool2d or AvgPool2d"
             raise Unconvertible(f"{type(module).__name__} is no {known}")
         if runs > 1:
@@ -105,7 +143,7 @@ class Planner:
         channels = layer.input_shape[0], layer.output_shape[0]
         label = _label(self.recipe.method)
         if self.recipe.method == FOLDED and tuple(conv.kernel_size) != (1, 1):
-            return self._folded(layer, conv)
+            return self._folded(layer, [conv])
         if stride == tuple(conv.kernel_size):
             if self.recipe.method not in LOW_PASSES:
                 methods = " or ".join(LOW_PASSES)
@@ -113,25 +151,60 @@ class Planner:
                     f"its patches do not overlap, so it needs a low-pass at stride 1: {methods}"
                 )
             place, note = Place("before", name), f"{label} at stride 1 before it"
-            return Step(name, False, place, channels[0], (1, 1), (0, 0), note)
+            return Step(name, False, place, channels[0], (1, 1), (0, 0), note, cutoff=stride)
         if tuple(conv.kernel_size) == (1, 1):
             if conv.padding not in ((0, 0), 0, "valid"):
                 raise Unconvertible("a 1×1 convolution with padding")
             place, note = Place("before", name), f"{label} before it, then it at stride 1"
             return Step(name, True, place, channels[0], stride, (0, 0), note)
+        return self._dense_convolution(at, layer, conv)
+
+    def _split_convolution(
+        self, at: int, layer: StridedLayer, conv: nn.Module, chunks: list[nn.Conv2d]
+    ) -> Step:
+        if len({chunk.stride for chunk in chunks}) > 1:
+            raise Unconvertible("the convolutions in it have several strides")
+        if self.recipe.method == FOLDED:
+            return self._folded(layer, chunks)
+        return self._dense_convolution(at, layer, conv)
+
+    def _dense_convolution(self, at: int, layer: StridedLayer, conv: nn.Module) -> Step:
+        name, channels = layer.name, layer.output_shape[0]
         phase = _phase(conv, layer)
         end = next(s.output for s in self.recorded.spans if s.module == name)
-        end = self.following.activated(at if end is None else end, channels[1])
+        end = self.following.activated(at if end is None else end, channels)
         place = self._place(end)
+        label = _label(self.recipe.method)
         note = f"conv at stride 1, then {label} {place.side} {place.module}"
-        return Step(name, True, place, channels[1], stride, phase, note)
+        return Step(name, True, place, channels, _whole(layer.stride), phase, note)
 
-    def _folded(self, layer: StridedLayer, conv: nn.Conv2d) -> Step:
-        if conv.dilation != (1, 1):
+    def _merged(self, at: int, layer: StridedLayer) -> Step | None:
+        """Before a module that hands on all phases of what it reads, as Swin's patch merging."""
+        sampled, stride = self.recorded.calls[at].sampling, _whole(layer.stride)
+        if sampled is None or self.recipe.method not in LOW_PASSES:
+            return None
+        if self.recorded.phases(at) < stride[0] * stride[1]:
+            return None
+        read = self.recorded.unpadded(self.recorded.sliced(at))
+        for span in self.following.reading(read):
+            if self._takes(span.module):
+                place = Place("before", span.module)
+                note = f"{_label(self.recipe.method)} at stride 1 before {span.module}"
+                channels, last = layer.input_shape[0], sampled.channels_last
+                ones, first = (1, 1), (0, 0)
+                return Step(
+                    *(span.module, False, place, channels, ones, first, note),
+                    cutoff=stride,
+                    channels_last=last,
+                )
+        return None
+
+    def _folded(self, layer: StridedLayer, chunks: list[nn.Conv2d]) -> Step:
+        if any(conv.dilation != (1, 1) for conv in chunks):
             raise Unconvertible(
                 "its kernel is dilated: a filter folded into it would be as large as all it spans"
             )
-        rows, columns = (side + self.recipe.size - 1 for side in conv.kernel_size)
+        rows, columns = (side + self.recipe.size - 1 for side in layer.kernel)
         note = f"{self.recipe.size} taps in its kernel, {rows} × {columns} now"
         place, channels = Place("before", layer.name), layer.output_shape[0]
         return Step(layer.name, False, place, channels, (1, 1), (0, 0), note, folded=True)
@@ -215,10 +288,12 @@ class Planner:
         return name != "" and once and not isinstance(module, _CONTAINERS)
 
     def _filters(self, at: int, layer: StridedLayer) -> bool:
-        makers = (self.recorded.calls[i].module for i in self.recorded.calls[at].parents)
+        makers = [self.recorded.calls[i].module for i in self.recorded.calls[at].parents]
+        if layer.kind == "slice":
+            makers = [self.recorded.calls[self.recorded.unpadded(self.recorded.sliced(at))].module]
         return (
             layer.kind in ("blur_pool", "max_blur_pool")
-            or any(isinstance(self.modules[maker], Downsampler) for maker in makers)
+            or any(isinstance(self.modules[maker], Downsampler | ChannelsLast) for maker in makers)
             or folded_into(self.modules.get(layer.name.partition("#")[0]))
         )
 
@@ -236,7 +311,7 @@ class Planner:
 
 
 def _reason_of_call(layer: StridedLayer) -> str:
-    if layer.kind in ("conv", "patch_embed", "max_pool", "avg_pool", "lp_pool"):
+    if layer.kind in (*_CALLED, "lp_pool"):
         return f"a bare call of {layer.function}: make it a module"
     if layer.kind == "slice":
         return "a strided slice, with no operation before it that could be anti-aliased"
@@ -244,8 +319,9 @@ def _reason_of_call(layer: StridedLayer) -> str:
 
 
 def folded_into(module: nn.Module | None) -> bool:
-    """Whether a convolution's kernel holds a low-pass."""
-    return hasattr(module, "low_pass")
+    """Whether a convolution's kernel holds a low-pass, or those of split convolutions do."""
+    chunks = split_convolutions(module) if module else []
+    return any(hasattr(conv, "low_pass") for conv in chunks or [module])
 
 
 def _label(method: str) -> str:

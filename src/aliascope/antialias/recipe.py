@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from aliascope.antialias.downsamplers import FOLDED, LOW_PASSES, METHODS, downsampler
+from aliascope.antialias.downsamplers import FOLDED, METHODS, OF_TAPS, downsampler
 from aliascope.errors import ModelError
 from aliascope.layers import PADDINGS, WAVELETS
 
@@ -70,7 +70,7 @@ class Recipe:
     @property
     def decimates(self) -> bool:
         """Whether its filter is a single tap: a control, which computes what the original does."""
-        return self.method in LOW_PASSES and self.size == 1
+        return self.method in OF_TAPS and self.size == 1
 
     def wants(self, layer: str) -> bool:
         """Whether an operation is at one of the places."""

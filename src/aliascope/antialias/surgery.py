@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aliascope.antialias.downsamplers import downsampler
-from aliascope.antialias.places import Place, Step
+from aliascope.antialias.places import ChannelsLast, Place, Step
 from aliascope.antialias.recipe import Recipe
 from aliascope.errors import ModelError
 from aliascope.layers._downsampler import binomial, depthwise
 from aliascope.layers._polyphase import PolyphaseChoice
 from aliascope.taps import Trace, evaluating
+from aliascope.taps.dataflow import split_convolutions
 from aliascope.taps.decimation import densify
 from aliascope.taps.sampling import pair
 
@@ -88,7 +89,8 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
     first = steps[0]
     module: Any = model.get_submodule(first.module)
     if first.folded:
-        fold(module, recipe.size)
+        for conv in split_convolutions(module) or [module]:
+            fold(conv, recipe.size)
         return [first.module]
     pool: nn.Module
     pools = {
@@ -100,11 +102,13 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
             padding=recipe.padding,
             wavelet=recipe.wavelet,
             phase=step.phase,
+            cutoff=step.cutoff,
         )
         for step in steps
     }
     shared = len(steps) > 1
     pool = PerChannels(pools) if shared else pools[str(first.channels)]
+    pool = ChannelsLast(pool) if first.channels_last else pool
     pool.to(device).train(model.training)
     if isinstance(module, nn.AvgPool2d):
         if not module.ceil_mode and type(module).forward is nn.AvgPool2d.forward:
@@ -163,7 +167,7 @@ def fold(conv: nn.Conv2d, size: int) -> None:
         conv._reversed_padding_repeated_twice = [  # noqa: SLF001
             side for pad in reversed(conv.padding) for side in (pad, pad)
         ]
-    conv.low_pass = size
+    setattr(conv, "low_pass", size)  # noqa: B010 - pyright takes attributes for tensors
     for before, after in zip(centres, _centres(conv, side), strict=True):
         inner = (slice(size, -size), slice(size, -size))  # away from the border
         if before.shape != after.shape or not torch.allclose(before[inner], after[inner]):

@@ -32,6 +32,7 @@ COMMANDS = {
         "cifar_resnet8 --limit 16 --holdout 8 --planning 4 --steps 2 --method ideal --out repaired",
     ),
     "antialias": ("repairing", "efficientnet_lite0 --size 2 --out l.safetensors"),
+    "export": ("exporting", "cifar_resnet8_ideal --out net.pt2 --limit 2"),
     "methods": (
         "repairing",
         "--measure efficientnet_lite0 --limit 1 --only ideal --latency-seconds 0",

@@ -166,19 +166,21 @@ def filtered(
     filter really reads is added: none for two taps on an even side, none that the convolution can
     add itself.
     """
-    kernel = kernel.to(x.dtype)
-    (height, width), (s_h, s_w), (top, left) = x.shape[2:], stride, first
+    _, channels, height, width = x.shape
+    _, _, tall, wide = kernel.shape
+    (s_h, s_w), (top, left) = stride, first
+    kernel = kernel if kernel.dtype == x.dtype else kernel.to(x.dtype)
     rows, columns = size or (-(-height // s_h), -(-width // s_w))
-    last = (rows - 1) * s_h + top + kernel.shape[2], (columns - 1) * s_w + left + kernel.shape[3]
+    last = (rows - 1) * s_h + top + tall, (columns - 1) * s_w + left + wide
     if (
         padding == "zeros"
         and top <= 0
         and left <= 0
         and _adds_up(x, kernel, first, stride, (rows, columns))
     ):
-        return F.conv2d(x, kernel, None, stride, (-top, -left), 1, x.shape[1])
+        return F.conv2d(x, kernel, None, stride, (-top, -left), 1, channels)
     window = (top, max(height, last[0])), (left, max(width, last[1]))
-    return F.conv2d(extend(x, *window, padding), kernel, None, stride, 0, 1, x.shape[1])
+    return F.conv2d(extend(x, *window, padding), kernel, None, stride, 0, 1, channels)
 
 
 def _adds_up(
@@ -210,7 +212,13 @@ def extend(
     >>> extend(torch.arange(3.0).view(1, 1, 1, 3), (0, 1), (-4, 5), "reflect").flatten().tolist()
     [0.0, 1.0, 2.0, 1.0, 0.0, 1.0, 2.0, 1.0, 0.0]
     """
-    (height, width), (top, left) = x.shape[2:], (max(rows[0], 0), max(columns[0], 0))
+    _, _, height, width = x.shape
+    border = -columns[0], columns[1] - width, -rows[0], rows[1] - height
+    # First what is usual: on small maps all the questions below take as long as the padding.
+    usual = 0 <= min(border) <= max(border) < min(height, width) > 1
+    if usual and padding in ("reflect", "replicate"):
+        return F.pad(x, border, mode=padding) if any(border) else x
+    top, left = max(rows[0], 0), max(columns[0], 0)
     if padding == "zeros":
         below, right = rows[1] - max(height, rows[0]), columns[1] - max(width, columns[0])
         return F.pad(x[:, :, top:, left:], (left - columns[0], right, top - rows[0], below))

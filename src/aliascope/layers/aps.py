@@ -68,11 +68,13 @@ class APSPool(PolyphaseChoice):
 
 def loudness(
     components: Float[Tensor, "batch p chan h w"], norm: Norm
-) -> tuple[Shaped[Tensor, "batch p"], Int[Tensor, "batch p"]]:
-    """The norm of each component, up to a monotone function, and a number to tell equals apart.
+) -> tuple[Shaped[Tensor, "batch p"], ...]:
+    """The norm of each component, up to a monotone function, and what tells equals apart.
 
-    Neither depends on the order in which a component's pixels are stored: values are rounded to
-    integers relative to the largest one of the image, and integers add up alike in any order.
+    Keys for `first_largest`. None depends on the order in which a component's pixels are stored:
+    values are rounded to integers relative to the largest one of the image, and integers add up
+    alike in any order. Where a program is traced, a sum is kept in digits: runtimes that it may be
+    exported to compute integers in 32 bits.
     """
     x = components if components.dtype == torch.float64 else components.float()
     x = x.detach()
@@ -80,7 +82,30 @@ def loudness(
     if norm == "linf":
         return x.abs().amax((2, 3, 4)), _fingerprint(x)
     size = x.abs() * _SCALE if norm == "l1" else x * x
-    return size.long().sum((2, 3, 4)), _fingerprint(x)
+    if not torch.compiler.is_compiling():
+        return size.long().sum((2, 3, 4)), _fingerprint(x)
+    size = size.floor()
+    high = (size / _BASE).floor()
+    return *_digits(high.long(), (size - _BASE * high).long(), (4, 3, 2)), _fingerprint(x)
+
+
+def _digits(
+    high: Int[Tensor, "batch p *map"], low: Int[Tensor, "batch p *map"], dims: Iterable[int]
+) -> tuple[Int[Tensor, "batch p *kept"], ...]:
+    """The sum of _BASE · high + low over these dimensions, as three digits in that base.
+
+    With digits below _BASE no number exceeds 2³¹ where sides and channels are at most 8192.
+
+    >>> ones = torch.ones(1, 1, 3, dtype=torch.int64)
+    >>> [int(digit) for digit in _digits(ones, (_BASE - 1) * ones, [2])]
+    [0, 5, 262141]
+    """
+    top = torch.zeros_like(low)
+    for dim in dims:
+        top, high, low = (digit.sum(dim) for digit in (top, high, low))
+        high, low = high + low // _BASE, low % _BASE
+        top, high = top + high // _BASE, high % _BASE
+    return top, high, low
 
 
 def first_largest(keys: Iterable[Shaped[Tensor, "batch p"]]) -> Int[Tensor, " batch"]:
@@ -106,17 +131,25 @@ def _fingerprint(x: Float[Tensor, "batch p chan h w"]) -> Int[Tensor, "batch p"]
     further on; their sum does not depend on where one starts.
     """
     weights = 2 * torch.arange(x.shape[2], device=x.device) + 1
-    seen = (x.long() * weights[:, None, None]).sum(2) & _BITS  # (B, P, h, w)
+    seen = _cut((x.long() * weights[:, None, None]).sum(2))  # (B, P, h, w)
     for dim in (2, 3):
         side = int(seen.shape[dim])  # of a map that torch.jit traces, a tensor
         for power in range((side - 1).bit_length()):
-            seen = (seen * (2 * seen + 1) + 5 * seen.roll(2**power, dim)) & _BITS
+            seen = _cut(seen * (2 * seen + 1) + 5 * seen.roll(2**power, dim))
     return seen.sum((2, 3))
+
+
+def _cut(x: Int[Tensor, "*map"]) -> Int[Tensor, "*map"]:
+    """The low bits; where a program is traced, as a remainder: few runtimes have bitwise and."""
+    return x % (_BITS + 1) if torch.compiler.is_compiling() else x & _BITS
 
 
 _SCALE = 2**18 - 5
 """What the largest value of an image becomes: its square, summed over 2²⁷ values, fits an integer.
 Odd, so that maps of a few round values do not lose themselves in the low bits of a hash."""
+
+_BASE = 2**18
+"""Of the digits of a sum."""
 
 _BITS = 2**30 - 1
 """Hashes stay below this, so that products of two do not overflow."""

@@ -90,7 +90,8 @@ class Repaired(Result):
     def met(self) -> dict[str, bool | None]:
         """Whether each limit of the budget is kept, by the means; None where that is not known."""
         limits = Budget.parse(self.budget)
-        ratio = self.latency.set_index("batch")["ratio"].get(1, math.nan)
+        rows: Any = self.latency.set_index("batch")["ratio"]
+        ratio = rows.get(1, math.nan)
         change = _change(self, "accuracy")
         top1 = None if change is None else bool(100 * change.value >= limits.top1 - 1e-9)
         return {"latency": bool(ratio <= limits.latency), "top1": top1}
@@ -280,8 +281,9 @@ def _searched(
         try:
             record = unsealed(file.read_bytes())
             refuse_another(folder, record["config"], config)
-            frames = (pd.DataFrame(record[name]) for name in ("tried", "combined"))
-            return _Found(Plan(loaded.spec, record["choices"]), *frames, record["notices"])
+            tried, combined = (pd.DataFrame(record[name]) for name in ("tried", "combined"))
+            plan = Plan(loaded.spec, record["choices"])
+            return _Found(plan, tried, combined, record["notices"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise AliascopeError(
                 f"{file} is damaged: delete it and run the same command again"
@@ -401,8 +403,8 @@ def _change(found: Repaired, metric: str, shifts: str | None = None) -> Change |
         return None
     row, points = rows.iloc[0], metric in ("accuracy", "agreement", "confidence")
     name = "difference" if points else "change"
-    ends = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    return Change(*ends, "points" if points else "%")
+    value, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return Change(value, low, high, "points" if points else "%")
 
 
 def _sentences(found: Repaired) -> Iterator[str]:

@@ -90,7 +90,8 @@ class Trials:
         seconds: float = 5.0,
         device: str | None = None,
     ) -> None:
-        self.model, self._border = model, border
+        self.model = model
+        self._border: Border | None = border
         self._seconds, self._device = seconds, device
         self.notices: list[str] = []
         """What to know of the timings."""
@@ -98,7 +99,8 @@ class Trials:
         if instrument.classes is None:
             raise ModelError(f"{model.spec} is no classifier: only those can be repaired yet")
         seen = batches(entries, instrument.seen, lambda: 4)
-        self._views = [torch.stack([x.pixels for x in items]) for items, _ in seen if items]
+        pixels: Any = [[x.pixels for x in items] for items, _ in seen if items]
+        self._views = [torch.stack(each) for each in pixels]
         if not self._views:
             raise ImageError("none of the pictures to plan with can be read: give others")
         self._pixels = pixels_of(model, entries)
@@ -156,7 +158,7 @@ class Trials:
             AliascopeError: nothing that was tried keeps the budget and steadies the network.
         """
         spec = self.model.spec
-        promised = combined(table, budget)
+        promised: Any = combined(table, budget)
         places = [str(name) for name in table["place"].unique() if name in promised]
         best = promised[promised["change"] < 0].head(_VERIFIED).to_dict("records")
         if not best:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
-from math import inf
+from math import inf, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from aliascope.errors import ModelError
 from aliascope.layers import Downsampler
 from aliascope.records import Kind, StridedLayer
 from aliascope.runtime import is_compiled
-from aliascope.taps.sampling import Sampling, sampling_of, tensors_in
+from aliascope.taps.sampling import MERGES, Sampling, sampling_of, slice_phase, tensors_in
 from aliascope.taps.sizes import (
     ON_THE_FIRST,
     Grid,
@@ -31,6 +31,7 @@ from aliascope.taps.sizes import (
 )
 
 _SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+_SLICES = MERGES | {"__getitem__"}
 _PADS = {"pad", "_pad", "constant_pad_nd"}
 _WEIGHTED = {"conv2d", "convolution", "deform_conv2d", "linear"}
 _PRODUCTS = {
@@ -160,6 +161,10 @@ class Frame:
     """The module, where it is one of aliascope's own: a layer, whatever it computes and holds."""
     hidden: bool = False
     """Whether it runs inside such a downsampler, and is part of it."""
+    split: bool = False
+    """Whether its children convolve a chunk of the channels each: one layer all together."""
+    chunk: bool = False
+    """Whether it is such a child."""
     first_call: int = 0
     read: int | None = None
     """The call that made its first argument, where that is a tensor."""
@@ -190,11 +195,15 @@ class Watcher(TorchFunctionMode):
             self.counts.clear()
         x = next(tensors_in(inputs), None)
         own = name != "" and isinstance(module, Downsampler)
+        split = bool(split_convolutions(module))
         childless = own or all(_is_detail(module, *child) for child in module.named_children())
         hidden = any(frame.downsampler or frame.hidden for frame in self.frames[-1:])
-        leaf = name != "" and childless and not hidden and x is not None and x.ndim == 4
+        chunk = any(frame.leaf and frame.split for frame in self.frames[-1:])
+        inside = name == "" or hidden or chunk
+        leaf = (split or childless) and not inside and x is not None and x.ndim == 4
         downsampler = module if own and leaf else None
-        self.frames.append(Frame(name, self._numbered(name), leaf, x, downsampler, hidden))
+        layer = self._numbered(name)
+        self.frames.append(Frame(name, layer, leaf, x, downsampler, hidden, split, chunk))
 
     def end(self, output: Any) -> Any:
         """The innermost module's forward ends; the output is None where it raised.
@@ -237,6 +246,19 @@ class Watcher(TorchFunctionMode):
         return name if self.counts[name] == 1 else f"{name}#{self.counts[name]}"
 
 
+def split_convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions of a container that hands each of them a chunk of the channels, as MixNet.
+
+    >>> split_convolutions(nn.ModuleList([nn.Conv2d(3, 3, 1)]))  # no forward of its own
+    []
+    """
+    holds = isinstance(module, nn.ModuleDict | nn.ModuleList)
+    if not holds or type(module).forward is nn.Module.forward:
+        return []
+    found = [child for child in module.children() if isinstance(child, nn.Conv2d)]
+    return found if len(found) == len(module) else []
+
+
 def _is_detail(parent: nn.Module, name: str, module: nn.Module) -> bool:
     """Whether a child is no layer that runs inside its parent, but part of how that computes.
 
@@ -251,7 +273,7 @@ def _is_detail(parent: nn.Module, name: str, module: nn.Module) -> bool:
 
 def _call_name(module: str, function: str) -> str:
     """The layer name of a bare call: `layer1.max_pool2d`."""
-    function = "slice" if function == "__getitem__" else function
+    function = "slice" if function in _SLICES else function
     return f"{module}.{function}" if module else function
 
 
@@ -352,7 +374,7 @@ class Trace(Watcher):
         if frame.downsampler:
             self._downsampled(frame, frame.downsampler, output)
         if frame.leaf and frame.input is not None:
-            self._layers += self._together(frame, frame.input)
+            self._layers += self._together(frame, frame.input, output)
         unseen = [tensor for tensor in tensors_in(output) if tensor not in self._made_by]
         if unseen and frame.input is not None:
             # Scripted functions and custom gradients are out of sight: their module stands in.
@@ -400,14 +422,15 @@ class Trace(Watcher):
             self._items.update({tensor: item for item, tensor in enumerate(made)})
         if sampling and layer and not self._is_another_phase(sampling, parents):
             found = _layer(layer, [sampling], sampling.stride, grid, sampling.input, function)
-            (frame.found if frame.leaf else self._layers).append((len(self.calls) - 1, found))
-            frame.channels_last |= sampling.channels_last
+            holder = self.frames[-2] if frame.chunk else frame
+            (holder.found if holder.leaf else self._layers).append((len(self.calls) - 1, found))
+            holder.channels_last |= sampling.channels_last
 
     def _known(
         self, sampling: Sampling, function: str, grid: Grid, parents: tuple[int, ...]
     ) -> Sampling | None:
         """What a call samples, now that it is known where the map comes from."""
-        if function == "__getitem__" and not self._on_image(sampling, grid.scale):
+        if function in _SLICES and not self._on_image(sampling, grid.scale):
             return None
         if sampling.kind == "blur_pool" and self._reads_dense_max(parents):
             return sampling._replace(kind="max_blur_pool")
@@ -416,9 +439,16 @@ class Trace(Watcher):
         return sampling
 
     def _downsampled(self, frame: Frame, module: nn.Module, output: Any) -> None:
-        """Record one of aliascope's own downsamplers as a single call that samples."""
+        """Record one of aliascope's own downsamplers as a single call, which may sample."""
         strides: Any = module.strides
-        if frame.input is None or not isinstance(output, Tensor) or max(strides) == 1:
+        if frame.input is None or not isinstance(output, Tensor):
+            return
+        parents = self._parents([output])
+        program = Program(_same, (self._without_maps(output),), {})
+        if max(strides) == 1:
+            self.programs[len(self.calls)] = program
+            grid = self._grid(frame.input)  # whatever the filter was computed from
+            self._record(Call("low_pass", frame.name, parents, None, grid), [output])
             return
         kernel: Any = getattr(module, "kernel", None)
         taps: Any = getattr(module, "size", 1)
@@ -429,8 +459,7 @@ class Trace(Watcher):
         shape = (output.shape[1], output.shape[2], output.shape[3])
         sampling = Sampling(kind, size, strides, frame.input, shape)
         grid = self._grid(frame.input).sampled(strides, shape[1:])
-        parents = self._parents([output])
-        self.programs[len(self.calls)] = Program(_same, (self._without_maps(output),), {})
+        self.programs[len(self.calls)] = program
         self._record(Call("downsample", frame.name, parents, sampling, grid), [output])
 
     def _without_maps(self, nested: Any) -> Any:
@@ -443,6 +472,33 @@ class Trace(Watcher):
         if type(nested) is dict:
             return {key: self._without_maps(item) for key, item in nested.items()}
         return nested
+
+    def sliced(self, at: int) -> int:
+        """The call that made the map of which a call takes samples, by whatever views of it."""
+        read = next(iter(self.calls[at].parents), at)
+        while self.calls[at].function in MERGES and self.calls[read].function in _RESHAPES:
+            read = next(iter(self.calls[read].parents), read)
+        return read
+
+    def phases(self, at: int) -> int:
+        """How many phases of its map a module takes along with those that this call takes."""
+        call = self.calls[at]
+        if call.function != "__getitem__" or call.sampling is None:
+            return prod(map(int, call.sampling.stride)) if call.sampling else 0
+        alike = (call.function, call.module, call.parents, call.sampling.stride)
+        found = {
+            slice_phase(other.function, self.programs[index].args)
+            for index, other in enumerate(self.calls)
+            if other.sampling
+            and (other.function, other.module, other.parents, other.sampling.stride) == alike
+        }
+        return len(found - {None})
+
+    def unpadded(self, at: int) -> int:
+        """The call that made a map before its borders were moved."""
+        while self.calls[at].function in _PADS and self.calls[at].parents:
+            (at, *_) = self.calls[at].parents
+        return at
 
     def maker(self, tensor: Tensor) -> int | None:
         """The call that made a map; None of what is constant, or was made out of sight."""
@@ -460,7 +516,7 @@ class Trace(Watcher):
             self._items.pop(tensor, None)
             self.strides[len(self.calls) - 1] = tensor.stride()
 
-    def _together(self, frame: Frame, x: Tensor) -> list[tuple[int, StridedLayer]]:
+    def _together(self, frame: Frame, x: Tensor, output: Any) -> list[tuple[int, StridedLayer]]:
         """The layers that a module without children is: itself, or the calls in it."""
         inside = enumerate(self.calls[frame.first_call :], frame.first_call)
         sampled = [
@@ -478,6 +534,10 @@ class Trace(Watcher):
         stride = after.scale[0] / before.scale[0], after.scale[1] / before.scale[1]
         samplings = [call.sampling for call in calls]
         layer = _layer(frame.layer, samplings, stride, after, x)
+        if frame.split and isinstance(output, Tensor) and output.ndim == 4:
+            kernel = max(sampling.kernel for sampling in samplings)
+            _, channels, rows, columns = output.shape
+            layer = replace(layer, kernel=kernel, output_shape=(channels, rows, columns))
         return [(indices[0], layer)] if max(stride) > 1 else []
 
     def _is_one(self, frame: Frame, samplings: Sequence[int], x: Tensor) -> bool:

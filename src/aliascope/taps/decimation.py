@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from aliascope.layers import Downsampler
 from aliascope.records import StridedLayer
-from aliascope.taps.dataflow import Name, Program, Span, Trace
+from aliascope.taps.dataflow import Name, Program, Span, Trace, split_convolutions
 from aliascope.taps.replay import Replay, Undefined
 from aliascope.taps.sampling import at_stride_one, pair, slice_phase
 
@@ -237,7 +237,8 @@ def _responses(
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], int]:
     """A layer's response to what it reads, the same at stride 1, and the call that made it."""
     recorded = following.recorded
-    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | nn.LPPool2d):
+    known = isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | nn.LPPool2d)
+    if module is not None and (known or split_convolutions(module)):
         ends = (span.output for span in recorded.spans if span.module == layer.name)
         end = next((end for end in ends if end is not None), at)
         strided: Any = module.forward
@@ -259,8 +260,8 @@ def _slices(
 ) -> Decimation:
     """Of several phases that a module takes, the first."""
     recorded = following.recorded
-    start, program = _entry(following, at, layer, module), recorded.programs.get(at)
-    (read,) = recorded.calls[at].parents[:1] or (at,)
+    read, program = recorded.sliced(at), recorded.programs.get(at)
+    start = read if module is None else _entry(following, at, layer, module)
     phase = program and slice_phase(recorded.calls[at].function, program.args)
     if phase is None:
         raise Undefined("which samples it takes is not known")
@@ -330,12 +331,19 @@ def densified(module: nn.Module) -> Any:
     """A twin of a convolution or pool that runs at stride 1 and shares its weights."""
     twin = object.__new__(type(module))  # copy.copy refuses what is parametrised
     twin.__dict__.update(module.__dict__)
-    densify(twin)
+    if split_convolutions(module):
+        twin._modules = {name: densified(conv) for name, conv in module.named_children()}
+    else:
+        densify(twin)
     return twin
 
 
 def densify(module: Any) -> None:
-    """Let a convolution or pool run at stride 1 from now on."""
+    """Let a convolution or pool, or all of split convolutions, run at stride 1 from now on."""
+    if chunks := split_convolutions(module):
+        for conv in chunks:
+            densify(conv)
+        return
     if isinstance(module, nn.MaxPool2d) and module.ceil_mode:
         sampled = pair(module.stride)
         module.__class__ = DenseMaxPool2d

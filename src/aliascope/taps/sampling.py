@@ -11,6 +11,9 @@ from torch import Tensor
 from aliascope.records import Kind
 from aliascope.taps.sizes import Scale
 
+MERGES = frozenset({"flatten", "reshape", "view"})
+"""Functions that may put the phases of a map side by side, as channels."""
+
 
 class Sampling(NamedTuple):
     """One call that changes the sampling grid."""
@@ -34,9 +37,10 @@ def sampling_of(function: str, args: tuple, kwargs: dict, output: Any) -> Sampli
     reader = _SAMPLERS.get(function)
     y = next(tensors_in(output), None) if reader else None
     x = _argument(args, kwargs, 0, "input", None) if reader else None
-    if reader is None or x is None or y is None or x.ndim != 4:
+    if reader is None or x is None or y is None:
         return None
-    if y.ndim != (3 if function == "unfold" else 4):
+    merges = function in MERGES
+    if x.ndim != (6 if merges else 4) or y.ndim != (3 if function == "unfold" else 4):
         return None
     return reader(x, y, args, kwargs)
 
@@ -62,7 +66,7 @@ def at_stride_one(
 def slice_phase(function: str, args: tuple) -> tuple[int, int] | None:
     """Row and column of the first sample that a slice takes; None if that cannot be told."""
     if function != "__getitem__":
-        return (0, 0) if function == "pixel_unshuffle" else None
+        return (0, 0) if function == "pixel_unshuffle" or function in MERGES else None
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
     starts = [item.start or 0 for item in index if isinstance(item, slice) and item.step]
     return (starts[0], starts[1]) if len(starts) == 2 and min(starts) >= 0 else None
@@ -206,6 +210,24 @@ def _slice(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
     return None
 
 
+def _merged(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
+    """Space to depth, channels last: of (B, h, w, phases, phases, C) the last three as one.
+
+    That these are phases, the rows' first or the columns', shows in how the map lies in memory.
+    """
+    del args, kwargs
+    batch, rows, columns, *phases, channels = x.shape
+    if y.shape != (batch, rows, columns, phases[0] * phases[1] * channels):
+        return None
+    for row, column in ((3, 4), (4, 3)):
+        strides = x.shape[row], x.shape[column]
+        within = strides[0] * x.stride(row), strides[1] * x.stride(column)
+        if max(strides) > 1 and (x.stride(1), x.stride(2)) == within:
+            image = x.permute(0, 5, 1, row, 2, column).flatten(4, 5).flatten(2, 3)
+            return Sampling("slice", (1, 1), strides, image, (y.shape[3], rows, columns), True)
+    return None
+
+
 _SAMPLERS: dict[str, Callable[[Tensor, Tensor, tuple, dict], Sampling | None]] = {
     "conv2d": _conv,
     "convolution": _convolution,
@@ -227,6 +249,7 @@ _SAMPLERS: dict[str, Callable[[Tensor, Tensor, tuple, dict], Sampling | None]] =
     "unfold": _unfold,
     "index_select": _selected,
     "__getitem__": _slice,
+    **dict.fromkeys(MERGES, _merged),
 }
 
 
