@@ -61,11 +61,11 @@ class CropSelection(nn.Module):
     Source: Shifman & Weiss 2024 (arXiv 2404.07153), robust inference by crop selection, there to
     whole pixels; the strength of blobs: Beaudet 1978; the quadric: Brown & Lowe 2002.
 
-    >>> selection = CropSelection(nn.Identity(), (4, 4), 2, score="laplacian")
-    >>> frame = torch.zeros(1, 1, 8, 8)
-    >>> frame[..., 5, 3] = 1
+    >>> selection = CropSelection(nn.Identity(), (6, 6), 2, score="laplacian")
+    >>> frame = torch.zeros(1, 1, 10, 10)
+    >>> frame[..., 6, 4] = 1
     >>> selection(frame)[0, 0].nonzero().tolist()
-    [[2, 2]]
+    [[3, 3]]
     """
 
     order: Tensor
@@ -99,10 +99,10 @@ class CropSelection(nn.Module):
             if everywhere
             else self._places
         )
-        if min(self._scored) < 1 or (circular and min(size) < 2 * self._border):
+        if min(self._scored) < 1 or (not everywhere and min(size) <= 2 * self._border):
             raise ModelError(
                 f"pictures of {size[0]} × {size[1]} pixels are too small for the score {score!r}:"
-                f" it reads {self._border} on each side; choose 'laplacian'"
+                f" it reads {self._border} on each side; give larger ones"
             )
         self.register_buffer("order", _from_the_middle(*self._scored), persistent=False)
         self.register_buffer("kernels", _low_passes(), persistent=False)
