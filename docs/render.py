@@ -198,12 +198,79 @@ def penalty(study):
 def methods(study):
     rows = pd.read_csv(study / "methods.csv")
     names = {"method": "method", "stage": "stage", "top1": "top-1", "kept": "kept"}
-    for shifts in ("crop", "native", "circular"):
+    for shifts in ("crop", "half", "native", "circular"):
         names |= {f"logit_instability_{shifts}": f"logit instability, {shifts}"}
     names |= {"agreement_crop": "agreement, crop", "sis_half_crop": "SIS at confidence ½, crop"}
     names |= {"sampled_avr_box": "sampled box AVR", "alias_share": "alias share"}
     names |= {"mflops": "MFLOPs", "latency_ratio": "latency", "memory_mb": "MB"}
-    return markdown({title: plain(rows[name]) for name, title in names.items()})
+    return markdown({title: plain(rows[name]) for name, title in names.items() if name in rows})
+
+
+_RIVALS = {
+    "efficientnet_lite0": "original",
+    "efficientnet_lite0_blurpool": "repaired",
+    "low-pass": "its low-pass alone",
+    "crop-selection:laplacian": "crop selection, Laplacian",
+    "crop-selection": "crop selection",
+    "crop-selection:circular": "crop selection, circular",
+    "shift-average": "average of 4 shifts",
+}
+
+
+def _contender(spec):
+    """A spec in words, where it has some."""
+    base, *wrappers = spec.split("@")
+    return " + ".join(_RIVALS.get(x, f"`{x}`") for x in (base, *wrappers))
+
+
+def rivals(study):
+    """Every contender under every condition: logit instability."""
+    return _contenders(study, "logit_instability", ".3f")
+
+
+def rivals_agreement(study):
+    """The same of agreement."""
+    return _contenders(study, "agreement", ".3f")
+
+
+def rivals_cost(study):
+    """What each costs: top-1 of the unchanged pictures, against the original's, and operations."""
+    rows = pd.read_csv(study / "accuracy.csv")
+    cells = {"": [_contender(name) for name in rows["contender"]]}
+    cells["top-1"] = [f"{x:.3f}" for x in rows["value"]]
+    cells["change"] = interval(rows, "change", 3)
+    cells["MFLOPs"] = [f"{x:.0f}" for x in rows["mflops"]]
+    return markdown(cells)
+
+
+def _contenders(study, figure, form):
+    rows = pd.read_csv(study / "rivals.csv")
+    names = list(dict.fromkeys(rows["contender"]))
+    cells = {"": [_contender(name) for name in names]}
+    for condition, part in rows[rows["figure"] == figure].groupby("condition", sort=False):
+        own = part.set_index("contender").loc[names]
+        own["high"] = own["high"].clip(upper=1 if figure == "agreement" else None)
+        cells[condition] = bounded_by(own, form)
+    return markdown(cells)
+
+
+def moving(study):
+    """How often answers flicker while a window moves, of single frames and of means of five."""
+    rows = pd.read_csv(study / "moving.csv")
+    names = list(dict.fromkeys(rows["contender"]))
+    cells = {"": [_contender(name) for name in names]}
+    for figure in ("flips", "crossings"):
+        for averaged, part in rows[rows["figure"] == figure].groupby("averaged"):
+            title = f"{figure}, " + ("each frame" if averaged == 1 else f"mean of {averaged}")
+            cells[title] = bounded_by(part.set_index("contender").loc[names], ".0f")
+    return markdown(cells)
+
+
+def bounded_by(rows, form):
+    """Means with their limits, none below 0."""
+    return [
+        f"{row.value:{form}} {limits(max(row.low, 0), row.high, form)}" for row in rows.itertuples()
+    ]
 
 
 def shares(study):
@@ -414,6 +481,7 @@ def plain(values):
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
 _MAKERS += (penalty, methods, shares, steps, cures, explained, flips)
 _MAKERS += (trained, fed, fed_places, folding, exports, ran, elsewhere)
+_MAKERS += (rivals, rivals_agreement, rivals_cost, moving)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 

@@ -15,6 +15,7 @@ from aliascope.figures.methods_front import draw
 from aliascope.measure.store import Run
 from aliascope.models import load_model
 from aliascope.statistics import pareto
+from aliascope.study import tradeoffs
 from aliascope.study.tradeoffs import SHIFTS, Tradeoffs, compare_methods
 
 pytestmark = pytest.mark.xdist_group("methods")  # one worker makes what all share
@@ -51,7 +52,12 @@ METHODS = ("blurpool:3", "aps:1", "nonsense", "blurpool:9")
 @pytest.fixture(scope="module")
 def found(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("methods-out")
-    options = {"methods": METHODS, "recalibrate_on": folder, "latency_seconds": 0, "device": "cpu"}
+    options = {
+        "methods": METHODS,
+        "recalibrate_on": folder,
+        "latency_seconds": 0,
+        "device": "cpu",
+    }
     found = compare_methods(network(), folder, out=out, **options)
     return found, out, options
 
@@ -91,6 +97,26 @@ def test_a_blur_takes_away_what_would_alias(found):
         name = f"logit_instability_{shifts}"
         assert blurred[name] < plain[name]
         assert blurred[f"{name}_low"] <= blurred[name] <= blurred[f"{name}_high"]
+
+
+def test_rivals_stand_in_the_table_with_their_own_cost(folder, monkeypatch):
+    monkeypatch.setattr(tradeoffs, "SHIFTS", ("crop", "half"))
+    tried = ["crop-selection", "shift-average", "blurpool:3@shift-average"]
+    options = {"recalibrate_on": folder, "latency_seconds": 0, "device": "cpu", "limit": 4}
+    monkeypatch.setattr(tradeoffs, "recalibrate", lambda loaded, *_, **__: loaded.module)
+    table = compare_methods(network(), folder, methods=tried, **options).table
+    stages = table.groupby("method")["stage"].agg(list)
+    assert stages["crop-selection"] == stages["shift-average"] == ["zero-shot"]
+    assert stages["blurpool:3@shift-average"] == ["zero-shot", "recalibrated"]
+    table = table[table["stage"] != "recalibrated"].set_index("method")
+    original, selection, average, both = (table.loc[name] for name in ("original", *tried))
+    assert average["mflops"] == pytest.approx(4 * original["mflops"])
+    filters = 2 * 9 * 3 * (96 * 104 + 96 * 96) / 1e6  # 9 taps down, and 9 across, of 3 channels
+    assert selection["mflops"] == pytest.approx(original["mflops"] + filters)
+    for shifts in ("crop", "half"):
+        name = f"logit_instability_{shifts}"
+        assert both[name] < average[name] < original[name]
+        assert selection[name] != original[name]
 
 
 def test_recalibration_is_a_stage_of_its_own(found):

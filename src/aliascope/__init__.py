@@ -5,6 +5,7 @@ errors records results runtime layers   what travels and is written; downsampler
 → dependence                            what goes with what, beyond a straight line
 → images taps                           pictures in; where a network samples, and what
 → stability dense antialias             from answers to figures; from a network to a repaired one
+→ inference                             a network as it is, asked otherwise
 → models                                a spec → a network ready to run
 → measure                               a batch → figures → rows of a run
 → latency compare attribute finetune    the other arms
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a seco
     from aliascope.finetune import FineTuned, FinetuneSettings, finetune, recalibrate
     from aliascope.images import ImageSource, open_images
     from aliascope.images.preprocessing import Preprocessing
+    from aliascope.inference import CropSelection, ShiftAverage
     from aliascope.latency import Latency, bench
     from aliascope.measure import measure, measure_together
     from aliascope.measure.merging import merge
@@ -64,6 +66,7 @@ __all__ = [
     "Budget",
     "Comparison",
     "Conversion",
+    "CropSelection",
     "Exported",
     "FineTuned",
     "FinetuneSettings",
@@ -79,6 +82,7 @@ __all__ = [
     "Repaired",
     "Run",
     "RunError",
+    "ShiftAverage",
     "StridedLayer",
     "Verified",
     "__version__",

@@ -8,9 +8,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-Border = Literal["circular", "crop", "native"]
+Border = Literal["circular", "crop", "half", "native"]
 """How the picture moves: rolled, so that its other side comes in at the border; the window over the
-photograph by one of the network's pixels; or by one of the photograph's own, before the resize."""
+photograph by one of the network's pixels, or by half of one; or by one of the photograph's own,
+before the resize."""
+
+FRACTIONAL: tuple[Border, ...] = ("half", "native")
+"""Those that move the photograph before the resize, by less than one of the network's pixels."""
 
 
 @dataclass(frozen=True)

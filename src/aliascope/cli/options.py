@@ -33,8 +33,8 @@ SOURCES = (
     "imagefolder:PATH, hf:DATASET[:SPLIT], wds:SHARDS or an address such as s3://bucket/folder"
 )
 SHIFTS_HELP = (
-    "Move each picture by one pixel: crop moves the window by a pixel of the network's, native by "
-    "one of the photograph's own, circular rolls the picture (as published)."
+    "Move each picture by one pixel: crop moves the window by a pixel of the network's, half by "
+    "half of one, native by one of the photograph's own, circular rolls the picture (as published)."
 )
 OPS_HELP = "Measure all operations that downsample, or only convolutions (conv, as published)."
 PREPROCESS_HELP = (

@@ -273,7 +273,7 @@ def methods(
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """List the anti-aliased downsamplers, or with --measure compare them on a model.
+    """List the anti-aliased downsamplers, or with --measure compare them and their rivals.
 
     The list: paper, learned parameters and cost of one layer at stride 2 on a map of 64 × 56 × 56,
     and which shifts are exact. The comparison: stability under crop and other

@@ -59,6 +59,19 @@ def from_photos() -> ImageSource:
     return ImageSource(lambda: crops, ids=[crop.id for crop in crops])
 
 
+def whole_photos() -> ImageSource:
+    """The same photographs, uncut.
+
+    Raises:
+        ImageError: a package that ships them is missing.
+    """
+    whole = [
+        Entry(path.name, None, path.name, partial(decode, path), partial(_stamp, path))
+        for path in _paths()
+    ]
+    return ImageSource(lambda: whole, ids=[entry.id for entry in whole])
+
+
 def _paths() -> Iterator[Path]:
     for folder, names in PHOTOS.items():
         package, *below = folder.split("/")

@@ -28,8 +28,14 @@ INTERPOLATIONS = tuple(method.name.lower() for method in PIL.Image.Resampling)
 _LUMA = (0.299, 0.587, 0.114)
 """Of R, G and B in a grey picture, as Pillow converts them (ITU-R BT.601)."""
 
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
 AS_CROP = "no larger than the network's frame: moved by one of the network's pixels"
 """Note of a picture under native shifts that the resize does not shrink."""
+
+INTERPOLATED = "no larger than the network's frame: interpolated in every view, the unshifted too"
+"""Note of a picture under half shifts that the resize does not shrink."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,18 @@ class Preprocessing:
     def __call__(
         self,
         pixels: UInt8[Tensor, "chan height width"] | Float[Tensor, "chan height width"],
+        *,
+        box: Box | None = None,
     ) -> Float[Tensor, "chan crop_height crop_width"]:
         """Pixels, 8-bit or in [0, 1], to the network's input in [0, 1], still to be normalised.
 
         Resized as timm and torchvision do it, by Pillow: 8-bit pixels are rounded and clipped
         between its two passes. (torch's own 8-bit resize is up to two grey levels off.)
+
+        Args:
+            pixels: a picture as decoded.
+            box: the part of it that is resized, in its pixels and their fractions; by default all.
+                What lies around it is read where the filter reaches beyond.
 
         Raises:
             ImageError: the resized picture would be too large to hold.
@@ -93,7 +106,7 @@ class Preprocessing:
             limit = f"the {MAX_PIXELS:,} allowed"
             raise ImageError(f"would be resized to {shape}, more than {limit}; cut it")
         # Band by band: each is cropped before the next one is resized.
-        bands = (_resize(band, size, self.interpolation) for band in pixels)
+        bands = (_resize(band, size, self.interpolation, box) for band in pixels)
         cut = torch.stack([self._cropped(band) for band in bands])
         # Bicubic overshoots; a picture cannot.
         return cut.float() / 255 if cut.dtype == torch.uint8 else cut.clamp(0, 1)
@@ -190,12 +203,12 @@ class Preprocessing:
         )
 
 
-def _resize(band: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    if tuple(band.shape) == size:
+def _resize(band: Tensor, size: tuple[int, int], interpolation: str, box: Box | None) -> Tensor:
+    if tuple(band.shape) == size and box is None:
         return band
     method = PIL.Image.Resampling[interpolation.upper()]
     plane = PIL.Image.fromarray(band.cpu().numpy())  # of mode L, or F for floats
-    return torch.from_numpy(np.array(plane.resize((size[1], size[0]), method)))
+    return torch.from_numpy(np.array(plane.resize((size[1], size[0]), method, box=box)))
 
 
 def native_views(
@@ -237,6 +250,45 @@ def native_views(
             "all of that, so the picture cannot move; choose circular shifts"
         ) from None
     return cropped_views(wide(pixels)[None], plan), AS_CROP
+
+
+def half_views(
+    preprocessing: Preprocessing,
+    pixels: UInt8[Tensor, "chan height width"] | Float[Tensor, "chan height width"],
+    plan: Sequence[Shift] = ONE_PIXEL,
+) -> tuple[Float[Tensor, "views chan rows columns"], str]:
+    """One photograph, unshifted and moved by half of the network's pixels for each of the plan's.
+
+    The box that is resized moves over the photograph, by s/2 of its pixels, s of which make one of
+    the network's: s = H / (R + w) for H rows resized to R and a plan of w pixels at most, so that
+    all boxes lie within. Each goes through the same filter of the same width, the unshifted one
+    too, so that no view is smoother than another.
+
+    Args:
+        preprocessing: not widened.
+        pixels: as decoded.
+        plan: the shifts, in halves of the network's pixels.
+
+    Returns:
+        1 + S views in [0, 1], the unshifted one first; and a note, "" or `INTERPOLATED`.
+
+    Raises:
+        ImageError: it is too large.
+
+    >>> half_views(RESIZE_224, torch.rand(3, 450, 450))[0].shape
+    torch.Size([5, 3, 224, 224])
+    """
+    height, width = pixels.shape[-2:]
+    rows, columns = preprocessing.resized(height, width)
+    margin = largest(plan)
+    down, right = height / (rows + margin), width / (columns + margin)
+
+    def box(shift: Shift) -> Box:
+        top, left = down * (margin - shift.rows) / 2, right * (margin - shift.columns) / 2
+        return left, top, min(left + right * columns, width), min(top + down * rows, height)
+
+    views = [preprocessing(pixels, box=box(shift)) for shift in (Shift("none", 0, 0), *plan)]
+    return torch.stack(views), "" if min(down, right) > 1 else INTERPOLATED
 
 
 def _shrunk(preprocessing: Preprocessing, pixels: Tensor, margin: int) -> bool:

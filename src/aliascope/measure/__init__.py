@@ -79,8 +79,9 @@ def measure(
         device: "cpu", "cuda", "cuda:1", …; by default CUDA where there is one.
         shifts: how the picture moves by one pixel. "crop", the default where the crop leaves room:
             the window moves over the photograph by one of the network's pixels. "native": by one of
-            the photograph's own, before the resize, as a camera moves. "circular", as published:
-            the picture is rolled, which tears its border.
+            the photograph's own, before the resize, as a camera moves. "half": by half of one of
+            the network's, before the resize. "circular", as published: the picture is rolled, which
+            tears its border.
         batch_size: images per forward; by default the fastest, found by timing real batches. The
             figures do not depend on it beyond 1e-5.
         limit: at most so many images.

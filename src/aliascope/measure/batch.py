@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from aliascope.dense import SURE, Kind, dense_stability, is_detections, kind_of, maps_of
 from aliascope.errors import ModelError
 from aliascope.images import Loaded
-from aliascope.images.preprocessing import Preprocessing, PreprocessingName, native_views
+from aliascope.images.preprocessing import (
+    Preprocessing,
+    PreprocessingName,
+    half_views,
+    native_views,
+)
 from aliascope.measure.fusion import fuse_batch_norm
 from aliascope.models import LoadedModel
 from aliascope.records import StridedLayer
@@ -25,7 +30,7 @@ from aliascope.runtime import (
     computing,
     failures_named,
 )
-from aliascope.shifts import Border, cropped_views, shifted_views
+from aliascope.shifts import FRACTIONAL, Border, cropped_views, shifted_views
 from aliascope.spectra import (
     AVR_VARIANTS,
     SAMPLED_VARIANTS,
@@ -85,8 +90,9 @@ class Instrument:
 
     def seen(self, pixels: Tensor) -> tuple[Tensor, str]:
         """A decoded picture as `rows_of` takes it, and a note: the part for decoding threads."""
-        if self.border == "native":
-            return native_views(self.preprocessing, pixels)
+        if self.border in FRACTIONAL:
+            views = native_views if self.border == "native" else half_views
+            return views(self.preprocessing, pixels)
         return self.preprocessing(pixels), ""
 
 
@@ -129,7 +135,7 @@ def prepare(
         notices.append("the network takes one channel: pictures are turned to grey")
     if found.singly:
         notices.append("what else is in a batch changes the maps: each view is measured alone")
-    dense = found.dense if only != "avr" and border != "native" else None
+    dense = found.dense if only != "avr" and border not in FRACTIONAL else None
     notices += _of_answers(found, border)
     if precision == "bf16" and only != "avr":
         notices.append(
@@ -161,9 +167,9 @@ def _of_answers(found: "_Found", border: Border | None) -> Iterator[str]:
     """What to know of the answers of what is no classifier."""
     if found.no_classifier and not found.dense:
         yield found.no_classifier
-    if found.dense and border == "native":
+    if found.dense and border in FRACTIONAL:
         yield (
-            "native shifts move an answer by less than its pixels, which nothing undoes: only "
+            f"{border} shifts move an answer by less than its pixels, which nothing undoes: only "
             "aliasing is measured; choose crop or circular shifts"
         )
 
@@ -380,7 +386,7 @@ def measure_batch(
     Args:
         instrument: from `prepare`.
         images: preprocessed, in [0, 1], not yet normalised; one pixel wider on each side where the
-            shifts are of the crop; all views of each where they are native.
+            shifts are of the crop; all views of each where they are native or half.
 
     Returns:
         Image columns, name → (B,), as `stability` names them, or of what is no classifier

@@ -15,12 +15,14 @@ An OPTION is a number of taps (3 where there is none), `stem` to convert what re
 leave the rest, the padding of the downsamplers: `zeros`, `replicate`, `circular` (`reflect` where
 there is none), or `at=PLACE,PLACE` to convert only what these names of operations or modules hold.
 Conversions can be chained: `…@folded:5:at=blocks.1,blocks.2@ideal`.
+The last link may be a wrapper of `aliascope.inference`: `timm:resnet50@crop-selection`,
+`…@ideal@shift-average`.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,6 +38,7 @@ from aliascope.images.preprocessing import (
     channels_of,
     preprocessing_of,
 )
+from aliascope.inference import around, is_wrapper
 from aliascope.models.catalogues import (
     REPAIRED,
     available_models,
@@ -63,6 +66,7 @@ __all__ = [
     "save_model",
     "structure_digest",
     "weights_digest",
+    "within",
 ]
 
 
@@ -137,6 +141,11 @@ def load_model(
     if isinstance(spec, nn.Module):
         return _wrap(spec)
     base, texts = _parts(spec)
+    if texts and is_wrapper(texts[-1]):
+        inner = spec.removesuffix(f"@{texts[-1]}")
+        return within(load_model(inner, weights=weights, seed=seed), texts[-1])
+    if early := next(filter(is_wrapper, texts), None):
+        raise ModelError(f"{spec}: {early} goes around what stands before it; name it last")
     recipes = [Recipe.parse(text) for text in texts]
     file = None if weights in ("pretrained", "random") else Path(weights)
     base = str(REPAIRED.get(base, base))
@@ -171,6 +180,20 @@ def load_model(
     return LoadedModel(spec, module, preprocessing, plan.class_names, source, provenance)
 
 
+def within(loaded: LoadedModel, wrapper: str) -> LoadedModel:
+    """A network within a wrapper of `aliascope.inference`, by its name.
+
+    Raises:
+        ModelError: no such wrapper, or the network's transform leaves it no room.
+
+    >>> within(load_model("efficientnet_lite0"), "crop-selection").preprocessing.crop
+    (254, 254)
+    """
+    module, preprocessing = around(loaded.module, loaded.preprocessing, wrapper)
+    spec = f"{loaded.spec}@{wrapper}"
+    return replace(loaded, spec=spec, module=module, preprocessing=preprocessing, provenance=None)
+
+
 def save_model(model: LoadedModel, path: str | Path, *, half: bool = False) -> None:
     """Write a network's weights with what is needed to build it again; the file is a model spec.
 
@@ -191,6 +214,11 @@ def save_model(model: LoadedModel, path: str | Path, *, half: bool = False) -> N
     >>> blurred.get_submodule("blocks.1.0.bn2.act.1").size
     2
     """
+    if is_wrapper(model.spec.rpartition("@")[2]):
+        raise ModelError(
+            f"{model.spec} ends in a wrapper, which has no weights: save what is in it, and name "
+            "the wrapper behind the file's name"
+        )
     if model.provenance is None:
         raise ModelError(
             f"{model.spec} was passed as a module, which no file can name: load it by a spec such "

@@ -82,11 +82,11 @@ DEFINITIONS = {
         ),
     ),
     "shifts": (
-        "crop, native, circular shifts",
+        "crop, half, native, circular shifts",
         (
-            "the window moves over the photograph by one of the network's pixels; by one of the "
-            "photograph's own; or the picture is rolled, which tears its border and flatters a "
-            "repair."
+            "the window moves over the photograph by one of the network's pixels; by half of one; "
+            "by one of the photograph's own; or the picture is rolled, which tears its border and "
+            "flatters a repair."
         ),
     ),
     "interval": (

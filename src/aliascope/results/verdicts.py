@@ -78,9 +78,11 @@ def moves(
 def under(shifts: str) -> str:
     """Which shifts: "crop", "" where that is not known, "circular → crop" where A's are others.
 
-    >>> under("crop"), under(""), under("circular → crop")
-    ('under one-pixel crop shifts', 'under one-pixel shifts', 'under one-pixel shifts, circular → crop')
+    >>> under("crop"), under("half"), under(""), under("circular → crop")
+    ('under one-pixel crop shifts', 'under half-pixel shifts', 'under one-pixel shifts', 'under one-pixel shifts, circular → crop')
     """  # noqa: E501
+    if shifts == "half":
+        return "under half-pixel shifts"
     if "→" in shifts:
         return f"under one-pixel shifts, {shifts}"
     return " ".join(filter(None, ["under one-pixel", shifts, "shifts"]))

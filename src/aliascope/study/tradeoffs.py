@@ -1,9 +1,10 @@
 """Every method on one model: how much steadier it gets, what that costs, and what it forgets.
 
 Zero-shot, and where images for it are given after batch-norm recalibration, each converted copy is
-measured on the same images as the original, under crop shifts, and beside them under native and
-circular ones. A control, in which nothing is done but to compute the network densely, shows what a
-difference is worth.
+measured on the same images as the original, under crop shifts, and beside them under half, native
+and circular ones. So are the rivals of repair, `aliascope.inference`, alone and around a repair. A
+control, in which nothing is done but to compute the network densely, shows what a difference is
+worth.
 """
 
 import math
@@ -26,10 +27,11 @@ from aliascope.errors import AliascopeError, ModelError
 from aliascope.finetune import recalibrate
 from aliascope.images import open_images
 from aliascope.images.preprocessing import possible_shifts
+from aliascope.inference import is_wrapper
 from aliascope.latency import bench
 from aliascope.measure import measure
 from aliascope.measure.store import Run
-from aliascope.models import LoadedModel, load_model
+from aliascope.models import LoadedModel, load_model, within
 from aliascope.records import Progress
 from aliascope.results.files import Result, file_name, write_file
 from aliascope.results.text import columns, number, wrapped
@@ -52,12 +54,17 @@ TRIED = (
     "wavelet:sym4",
     "adaptive",
     "tips",
+    "crop-selection:laplacian",
+    "crop-selection",
+    "crop-selection:circular",
+    "shift-average",
+    "ideal@crop-selection",
 )
 """What is compared by default."""
 ORIGINAL = "original"
 CONTROL = "blurpool:1"
 """The network itself, computed densely."""
-SHIFTS: tuple[Border, ...] = ("crop", "native", "circular")
+SHIFTS: tuple[Border, ...] = ("crop", "half", "native", "circular")
 """How pictures are moved; the first leads."""
 _ROUNDING = 1e-3
 """A relative change no larger than rounding makes."""
@@ -73,7 +80,8 @@ class Tradeoffs(Result):
     table: pd.DataFrame
     """A row a method and stage (original, control, zero-shot, recalibrated): method, stage, top1
     (NaN without labels that fit), kept (share of images with the original's prediction);
-    logit_instability_, agreement_, sis_ and sis_half_ crop, native and circular, those that differ;
+    logit_instability_, agreement_, sis_ and sis_half_ crop, half, native and circular, those that
+    differ;
     sampled_avr_box and alias_share (of what is decimated, mean over the layers behind the stem):
     each with _low and _high; mflops, latency_ratio with _low and _high, memory_mb (peak of one
     forward at batch 1)."""
@@ -108,7 +116,8 @@ def compare_methods(
     Args:
         model: a spec, a module, or what `load_model` returned; its stem is kept.
         images: a source as `open_images` takes it; top-1 where its labels number the classes.
-        methods: names, each with an optional size; the control comes before them.
+        methods: as at the end of a model spec: a method of `antialias`, a wrapper of
+            `aliascope.inference`, or both, `ideal@crop-selection`; the control comes before them.
         recalibrate_on: images for batch-norm recalibration; None measures zero-shot only.
         weights: "pretrained", "random" or a file.
         limit: at most so many images.
@@ -151,7 +160,7 @@ def compare_methods(
     for method, version in converted.items():
         stage = "control" if method == CONTROL else "zero-shot"
         rows.append(_row(version, method, stage, measured(version, method, stage), original))
-        if recalibrate_on is None:
+        if recalibrate_on is None or is_wrapper(method):  # a wrapper alone changes no statistics
             continue
         try:
             again = _recalibrated(version, recalibrate_on, device)
@@ -189,9 +198,15 @@ def compare_methods(
 
 
 def _converted(loaded: LoadedModel, method: str) -> LoadedModel:
-    recipe = vars(Recipe.parse(method))
-    module = antialias(loaded.module, **recipe, example=loaded.example())
-    return replace(loaded, spec=f"{loaded.spec}@{method}", module=module)
+    version = loaded
+    for link in method.split("@"):
+        if is_wrapper(link):
+            version = within(version, link)
+            continue
+        recipe = vars(Recipe.parse(link))
+        module = antialias(version.module, **recipe, example=version.example())
+        version = replace(version, spec=f"{version.spec}@{link}", module=module)
+    return version
 
 
 def _recalibrated(loaded: LoadedModel, images: str | Path, device: str | None) -> LoadedModel:
