@@ -29,7 +29,7 @@ COMMANDS = {
     "study": ("studying", "--limit 4 --phases 1-3 --out results"),
     "repair": (
         "repairing",
-        "cifar_resnet8 --limit 16 --holdout 8 --planning 4 --steps 2 --method ideal --out repaired",
+        "cifar_resnet8 --limit 16 --holdout 8 --steps 0 --budget latency=9 --out repaired",
     ),
     "antialias": ("repairing", "efficientnet_lite0 --size 2 --out l.safetensors"),
     "export": ("exporting", "cifar_resnet8_ideal --out net.pt2 --limit 2"),
