@@ -36,7 +36,7 @@ def main():
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--resolution", type=float, default=0.6)
-    parser.add_argument("--limit", type=int, default=250, help="0 judges none")
+    parser.add_argument("--limit", type=int, default=250, help="0 judges none, and times alone")
     parser.add_argument("--fitted-on", type=int, default=64)
     parser.add_argument("--fit-steps", type=int, default=250)
     parser.add_argument("--recalibrated-on", type=int, default=256)
@@ -77,11 +77,11 @@ def contenders(original, images, given):
     pictures = list(images.entries())
     pixels = pixels_of(original, spread(pictures, given.fitted_on))
 
-    def made(choices, fit=True):
+    def made(choices, fit=given.limit > 0):  # weights cost no time
         return built(original, Plan(BASE, choices), pixels if fit else None, steps=given.fit_steps)
 
     fitted = made(behind)
-    some = spread(pictures, given.recalibrated_on)
+    some = spread(pictures, given.recalibrated_on if given.limit else 2)
     recalibrated = recalibrate(fitted, source(some, None, "recalibration"), limit=None)
     found = {
         "control: one tap": made(dict.fromkeys(all_five, "folded:1")),
