@@ -7,11 +7,12 @@ into the kernel at each of the four places behind the stem, and at the stem as w
 kernels fitted to the densely filtered network; recalibrated; distilled. Beside them the control
 that filters nothing, and `ideal`. Judged against the original on held-out photographs under crop
 and native shifts; then all are timed side by side. Writes docs/studies/repairs/folding.csv and
-latencies.csv. A killed run goes on with the training where it was.
+latencies.csv. A killed run goes on with the networks that are missing.
 """
 
 import argparse
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,11 +21,13 @@ from embedded_pair import BASE, parted, source
 from aliascope import Plan, bench, compare, load_model, measure
 from aliascope.finetune import finetune, recalibrate
 from aliascope.finetune.recalibration import spread
+from aliascope.repair import fit_folded
 from aliascope.repair.run import SETTINGS
 from aliascope.repair.search import built, pixels_of
 
 OUT = Path(__file__).parents[1] / "docs" / "studies" / "repairs"
-PLACES = [f"blocks.{i}" for i in (1, 2, 3, 5)]
+STEM, BEHIND = "conv_stem", [f"blocks.{i}" for i in (1, 2, 3, 5)]
+ALL = [STEM, *BEHIND]
 FIGURES = ("accuracy", "logit_instability", "agreement", "sis_half", "confidence")
 COLUMNS = ["mean_a", "mean_b", "difference", "low", "high", "change", "change_low", "change_high"]
 
@@ -47,69 +50,110 @@ def main():
     images, held = parted(given.imagenet, given.photos)
     held = source(list(held.entries())[: given.limit], held.classes, held.spec)
     original = load_model(BASE)
-    networks = contenders(original, images, given)
+    makers = contenders(original, images, given)
     given.out.mkdir(parents=True, exist_ok=True)
-    borders = ("crop", "native") if given.limit else ()
-    before = {shifts: measure(original, held, shifts=shifts) for shifts in borders}
-    rows = []
-    for name, network in networks.items():
-        for shifts, run in before.items():
-            found = compare(run, measure(network, held, shifts=shifts))
-            chosen = found.images[found.images["metric"].isin(FIGURES)]
-            kept = found.prediction_agreement.value
-            rows.append(chosen.assign(network=name, shifts=shifts, kept=kept, n=found.n))
-            print(f"{name}, {shifts}\n{chosen.round(4).to_string()}", flush=True)
-    if rows:
-        table = pd.concat(rows)[["network", "shifts", "metric", "n", "kept", *COLUMNS]]
-        table.to_csv(given.out / "folding.csv", index=False)
+    file = given.out / "folding.csv"
+    if given.limit:
+        known = pd.read_csv(file) if file.exists() else pd.DataFrame({"network": []})
+        missing = [name for name in makers if name not in {*known["network"]}]
+        borders = ("crop", "native") if missing else ()
+        before = {shifts: measure(original, held, shifts=shifts) for shifts in borders}
+        for name in missing:
+            rows = [known, *judged(name, makers[name](), held, before)]
+            known = pd.concat([each for each in rows if len(each)], ignore_index=True)
+            known.to_csv(file, index=False)
     if given.seconds:
-        named = [replace(network, spec=name) for name, network in networks.items()]
+        named = [replace(make(fit=False), spec=name) for name, make in makers.items()]
         timed = bench([replace(original, spec="original"), *named], seconds=given.seconds)
         print(timed)
         hardware = timed.info["hardware"]
         timed.table.assign(hardware=hardware).to_csv(given.out / "latencies.csv", index=False)
 
 
+def judged(name, network, held, before):
+    """Its figures against the original's, a table for each kind of shifts."""
+    for shifts, run in before.items():
+        found = compare(run, measure(network, held, shifts=shifts))
+        chosen = found.images[found.images["metric"].isin(FIGURES)]
+        kept = found.prediction_agreement.value
+        print(f"{name}, {shifts}\n{chosen[['metric', *COLUMNS]].round(4).to_string()}", flush=True)
+        own = chosen.assign(network=name, shifts=shifts, kept=kept, n=found.n)
+        yield own[["network", "shifts", "metric", "n", "kept", *COLUMNS]]
+
+
 def contenders(original, images, given):
-    """Name → network: what is filtered in which way, and what was done to it since."""
-    behind = dict.fromkeys(PLACES, "folded:3")
-    all_five = {"conv_stem": "folded:3"} | behind
-    pictures = list(images.entries())
-    pixels = pixels_of(original, spread(pictures, given.fitted_on))
-
-    def made(choices, fit=given.limit > 0):  # weights cost no time
-        return built(original, Plan(BASE, choices), pixels if fit else None, steps=given.fit_steps)
-
-    fitted = made(behind)
-    some = spread(pictures, given.recalibrated_on if given.limit else 2)
-    recalibrated = recalibrate(fitted, source(some, None, "recalibration"), limit=None)
+    """Name → what makes the network, with its kernels fitted or not: time does not depend on it."""
+    shop = Workshop(original, images, given)
     found = {
-        "control: one tap": made(dict.fromkeys(all_five, "folded:1")),
-        "ideal": made(dict.fromkeys(PLACES, "ideal")),
-        "folded": made(behind, fit=False),
-        "folded, fitted": fitted,
-        "folded, fitted, recalibrated": replace(fitted, module=recalibrated),
-        "folded with the stem, fitted": made(all_five),
-        "stem folded and fitted, ideal behind": made(
-            {"conv_stem": "folded:3"} | dict.fromkeys(PLACES, "ideal")
+        "control: one tap": partial(shop.unfitted, dict.fromkeys(ALL, "folded:1")),
+        "ideal": partial(shop.made, dict.fromkeys(BEHIND, "ideal")),
+        "folded": partial(shop.unfitted, dict.fromkeys(BEHIND, "folded:3")),
+        "folded, fitted": partial(shop.made, dict.fromkeys(BEHIND, "folded:3")),
+        "folded, fitted, recalibrated": shop.recalibrated,
+        "folded with the stem, fitted": partial(shop.made, dict.fromkeys(ALL, "folded:3")),
+        "stem folded and fitted, ideal behind": partial(
+            shop.made, {STEM: "folded:3"} | dict.fromkeys(BEHIND, "ideal")
         ),
+        "kernels of the same size, fitted": shop.same_kernels,
     }
     if given.steps:
+        found[f"folded with the stem, fitted, {given.steps} steps"] = shop.trained
+    return found
+
+
+class Workshop:
+    """Makes networks, and what is done to them."""
+
+    def __init__(self, original, images, given):
+        self.original, self.images, self.given = original, images, given
+        self.pictures = list(images.entries())
+
+    @cached_property
+    def pixels(self):
+        return pixels_of(self.original, spread(self.pictures, self.given.fitted_on))
+
+    def made(self, choices, fit=True):
+        pixels = self.pixels if fit else None
+        return built(self.original, Plan(BASE, choices), pixels, steps=self.given.fit_steps)
+
+    def unfitted(self, choices, fit=False):  # noqa: ARG002 - called as `made` is
+        return self.made(choices, fit=False)
+
+    def same_kernels(self, fit=True):
+        control, dense = (
+            self.unfitted(dict.fromkeys(ALL, method)) for method in ("folded:1", "ideal")
+        )
+        if not fit:
+            return control
+        layers = [STEM, *(f"{name}.0.conv_dw" for name in BEHIND)]
+        options = {"layers": layers, "steps": self.given.fit_steps}
+        module, _ = fit_folded(control.module, dense.module, self.pixels, **options)
+        return replace(control, module=module)
+
+    def recalibrated(self, fit=True):
+        fitted = self.made(dict.fromkeys(BEHIND, "folded:3"), fit)
+        if not fit:
+            return fitted
+        some = source(spread(self.pictures, self.given.recalibrated_on), None, "recalibration")
+        return replace(fitted, module=recalibrate(fitted, some, limit=None))
+
+    def trained(self, fit=True):
+        fitted = self.made(dict.fromkeys(ALL, "folded:3"), fit)
+        if not fit:
+            return fitted
         tuned = finetune(
             fitted,
-            images,
-            original,
+            self.images,
+            self.original,
             settings=SETTINGS,
-            steps=given.steps,
-            learning_rate=given.rate,
-            resolution=given.resolution,
-            preprocess=original.preprocessing,
+            steps=self.given.steps,
+            learning_rate=self.given.rate,
+            resolution=self.given.resolution,
+            preprocess=self.original.preprocessing,
             holdout=0,
-            out=given.training,
+            out=self.given.training,
         )
-        name = f"folded, fitted, {given.steps} steps"
-        found[name] = replace(fitted, module=tuned.model)
-    return found
+        return replace(fitted, module=tuned.model)
 
 
 if __name__ == "__main__":

@@ -208,6 +208,19 @@ class TestFit:
         assert torch.equal(fitted[0].weight, folded[0].weight)
         assert fitted[1].weight.requires_grad
 
+    def test_a_filter_of_one_tap_is_left_alone_unless_it_is_named(self):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU())
+        control, dense = antialias(net, "folded", size=1), antialias(net, "ideal")
+        images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        fitted, errors = fit_folded(control, dense, images, steps=20)
+        assert errors == {}
+        assert torch.equal(fitted(images), net(images))
+        named, errors = fit_folded(control, dense, images, layers=["1"], steps=20)
+        before, after = errors["1"]
+        assert after < before
+        assert named[1].kernel_size == (3, 3)
+
     def test_norms_behind_it_are_fitted_too(self):
         torch.manual_seed(0)
         net = nn.Sequential(

@@ -6,7 +6,7 @@ find the taps with which convolution, norm and activation come closest to the fi
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aliascope.antialias import conversion_of
-from aliascope.antialias.places import folded_into
 from aliascope.taps import evaluating, trace
 from aliascope.taps.decimation import Followers
 from aliascope.taps.replay import Replay
@@ -29,6 +28,7 @@ def fit_folded(
     dense: nn.Module,
     images: Float[Tensor, "batch chan height width"],
     *,
+    layers: Sequence[str] | None = None,
     steps: int = 120,
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
@@ -43,6 +43,7 @@ def fit_folded(
         model: with folded filters; copied.
         dense: the same network with another filter at those places; as a rule, `ideal`.
         images: normalised; all maps of one layer must fit into memory.
+        layers: names of convolutions; by default those with a filter of more than one tap.
         steps: of each convolution.
         batch_size: pictures a step.
         progress: called with the convolutions done, and their number.
@@ -63,11 +64,10 @@ def fit_folded(
     student = copy.deepcopy(model).eval()
     student.requires_grad_(requires_grad=False)
     downsamplers = {row.layer: row.downsampler for row in conversion_of(dense).layers}
-    names = [
-        name
-        for name, module in student.named_modules()
-        if folded_into(module) and downsamplers.get(name)
-    ]
+    if layers is None:
+        modules = student.named_modules()
+        layers = [name for name, module in modules if getattr(module, "low_pass", 1) > 1]
+    names = [name for name in layers if downsamplers.get(name)]
     errors = {}
     done = progress or (lambda *_: None)
     with evaluating(student), torch.enable_grad():
