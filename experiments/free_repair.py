@@ -110,16 +110,20 @@ class Workshop:
 
     @cached_property
     def pixels(self):
+        """What kernels are fitted on."""
         return pixels_of(self.original, spread(self.pictures, self.given.fitted_on))
 
     def made(self, choices, fit=True):
+        """Converted by a method each place."""
         pixels = self.pixels if fit else None
         return built(self.original, Plan(BASE, choices), pixels, steps=self.given.fit_steps)
 
     def unfitted(self, choices, fit=False):  # noqa: ARG002 - called as `made` is
+        """Kernels as they are folded."""
         return self.made(choices, fit=False)
 
     def same_kernels(self, fit=True):
+        """No taps more than the original has."""
         control, dense = (
             self.unfitted(dict.fromkeys(ALL, method)) for method in ("folded:1", "ideal")
         )
@@ -131,6 +135,7 @@ class Workshop:
         return replace(control, module=module)
 
     def recalibrated(self, fit=True):
+        """Folded, fitted, and norms measured anew."""
         fitted = self.made(dict.fromkeys(BEHIND, "folded:3"), fit)
         if not fit:
             return fitted
@@ -138,6 +143,7 @@ class Workshop:
         return replace(fitted, module=recalibrate(fitted, some, limit=None))
 
     def trained(self, fit=True):
+        """Folded with the stem, fitted and distilled."""
         fitted = self.made(dict.fromkeys(ALL, "folded:3"), fit)
         if not fit:
             return fitted
