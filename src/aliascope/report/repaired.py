@@ -32,7 +32,11 @@ def part(path: Path) -> Part:
         cards=_cards(found),
         sections=sections,
         notices=found.notices,
-        facts=[*facts(found.info), ("weights", "model.safetensors"), ("converted", found.spec)],
+        facts=[
+            *facts(found.info),
+            ("weights", "model.safetensors"),
+            ("converted", _broken(found.spec)),
+        ],
     )
 
 
@@ -46,7 +50,7 @@ def _cards(found: Repaired) -> list[Card]:
         ends = (row[f"{kind}{end}"] for end in ("", "_low", "_high"))
         value, low, high = ends
         drawn = dots(
-            {"change": [Mark("antialiased", value, low, high)]},
+            {"": [Mark("antialiased", value, low, high)]},
             title=f"{name}, change",
             description=f"{value:+.4g} with its interval.",
             form="g",
@@ -79,7 +83,7 @@ def _tried(found: Repaired) -> Section:
     )
     cells = [
         [
-            *(cell(row[name]) for name in ("place", "stride", "method")),
+            *(cell(_broken(row[name])) for name in ("place", "stride", "method")),
             cell(row["change"], "+z.1%"),
             cell(row["kl"], ".3f"),
             limits(row["latency"], row["latency_low"], row["latency_high"], ".3f"),
@@ -99,15 +103,15 @@ def _tried(found: Repaired) -> Section:
 def _combined(found: Repaired) -> Section:
     cells = [
         [
-            cell(row["choices"].partition("@")[2]),
             cell(row["predicted_change"], "+z.1%"),
             cell(row["change"], "+z.1%"),
             cell(row["kl"], ".3f"),
             limits(row["latency"], row["latency_low"], row["latency_high"], ".3f"),
+            cell(_broken(row["choices"].partition("@")[2])),  # the longest: last
         ]
         for row in found.combined.to_dict("records")
     ]
-    header = ["combination", "predicted", "logits move", "KL", "latency"]
+    header = ["predicted", "logits move", "KL", "latency", "combination"]
     return Section(
         "Combined",
         "What promised most within the budget, made and measured before training.",
@@ -115,6 +119,11 @@ def _combined(found: Repaired) -> Section:
     )
 
 
+def _broken(names: str) -> str:
+    """With spaces where a line may break."""
+    return names.replace(",", ", ").replace("@", " @")
+
+
 def _plan(found: Repaired) -> Table:
-    cells = [[cell(place), cell(method)] for place, method in found.choices.items()]
+    cells = [[cell(_broken(place)), cell(method)] for place, method in found.choices.items()]
     return Table("plan", ["place", "method"], cells)
