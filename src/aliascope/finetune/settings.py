@@ -58,8 +58,8 @@ class FinetuneSettings:
     where it leads away from the teacher (by the first term above)."""
     resolution: int | float = 1.0
     """Sides of the first views, as a share of what the model takes; they grow to that over the
-    first three quarters of the steps, in steps of 32. From 0.5 on, of 224 pixels, all views together
-    have 77 % of the pixels."""
+    first three quarters of the steps, in steps of 32. From half of 224 pixels on, all views
+    together have 77 % of the pixels."""
     scale: tuple[float, float] = (0.35, 1.0)
     """Share of a picture's area that a view shows, smallest and largest."""
     flip: bool = True
