@@ -115,6 +115,8 @@ def test_the_same_command_does_nothing_anew(done, pictures, tmp_path):
     other = options | {"budget": "latency=40"}
     with pytest.raises(AliascopeError, match=r"another configuration \(budget: latency=50"):
         repair("cifar_resnet8", pictures, out=folder, settings=settings, **other)
+    with pytest.raises(AliascopeError, match=r"another configuration \(settings: .*'steps': 2"):
+        repair("cifar_resnet8", pictures, out=folder, settings=UNTRAINED, **options)
 
 
 @pytest.mark.slow

@@ -37,9 +37,9 @@ class Plan:
                 at.setdefault(str(Recipe.parse(method)), []).append(names)
         return "@".join([self.model, *(f"{way}:at={','.join(x)}" for way, x in at.items())])
 
-    def dense(self, of: str = "ideal") -> "Plan":
-        """The same with folded filters as dense ones: what folding stands in for."""
-        folded = {x: of for x, method in self.choices.items() if method.startswith("folded")}
+    def dense(self) -> "Plan":
+        """The same with dense `ideal` filters for folded ones: what folding stands in for."""
+        folded = {x: "ideal" for x, method in self.choices.items() if method.startswith("folded")}
         return Plan(self.model, {**self.choices, **folded})
 
     def save(self, path: Place) -> None:

@@ -28,7 +28,15 @@ from aliascope.records import Progress
 from aliascope.repair.budget import Budget
 from aliascope.repair.plan import NONE, Plan
 from aliascope.repair.search import TRIED, Trials, built, pixels_of
-from aliascope.results.files import Result, lock, refuse_another, sealed, unsealed, write_file
+from aliascope.results.files import (
+    Result,
+    lock,
+    plain,
+    refuse_another,
+    sealed,
+    unsealed,
+    write_file,
+)
 from aliascope.results.text import columns, number, wrapped
 from aliascope.results.verdicts import Change, digits, sample, under
 from aliascope.runtime import chosen_device, environment
@@ -39,8 +47,8 @@ RECORD, MODEL, LATENCY, TRAINING = "repair.json", "model.safetensors", "latency.
 SHIFTS: tuple[Border, ...] = ("crop", "native")
 """How pictures are moved when the repair is judged."""
 SETTINGS = FinetuneSettings(consistency=3.0, recalibration=0)
-"""Of the training, where none are given. Recalibrated norms win predictions back and lose what the
-filters steadied (docs/repair.md)."""
+"""Of the training, where none are given. Recalibrated norms lose what the filters steadied
+(docs/repair.md)."""
 _JUDGED = {
     "accuracy": ("top-1", ".3f"),
     "logit_instability": ("logit instability", ".4f"),
@@ -75,7 +83,7 @@ class Repaired(Result):
     latency: pd.DataFrame
     """A row a batch size: batch, ratio, ratio_low, ratio_high."""
     training: dict[str, Any]
-    """steps, seconds, images."""
+    """steps, batch, images."""
     n: int
     groups: int
     """Held-out images and photographs."""
@@ -183,6 +191,8 @@ def repair(
         "budget": str(limits),
         "methods": list(methods),
         "plan": None if given is None else dict(given.choices),
+        "holdout": [entry.id for entry in held.entries()],
+        "settings": plain(settings.settled().to_dict()),
     }
     ours = lock(folder, SEARCH, PLAN, "judged-*", TRAINING)
     try:
@@ -229,8 +239,8 @@ def repair(
     told_too = [notice] if notice else []
     if repaired.provenance is None:
         told_too.append(
-            f"{loaded.spec} was passed as a module: {MODEL} was not written, {TRAINING} holds the "
-            "weights; name it as package.module:function to get a model spec"
+            f"{loaded.spec} was passed as a module: {MODEL} was not written, {TRAINING} "
+            f"(untrained: {FITTED}) holds the weights; name it as package.module:function to get a model spec"
         )
     result = _result(loaded, found, limits, judged, latency, settings, training, device, told_too)
     result.save(folder / RECORD)
