@@ -240,7 +240,8 @@ def repair(
     if repaired.provenance is None:
         told_too.append(
             f"{loaded.spec} was passed as a module: {MODEL} was not written, {TRAINING} "
-            f"(untrained: {FITTED}) holds the weights; name it as package.module:function to get a model spec"
+            f"(untrained: {FITTED}) holds the weights; name it as package.module:function to get a "
+            "model spec"
         )
     result = _result(loaded, found, limits, judged, latency, settings, training, device, told_too)
     result.save(folder / RECORD)
