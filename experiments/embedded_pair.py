@@ -1,10 +1,11 @@
-"""Make the network that aliascope ships: EfficientNet-Lite0, anti-aliased and fine-tuned.
+"""Make the network that aliascope ships, or one that may take its place, or their control.
 
-    python experiments/embedded_pair.py IMAGENET PHOTOS
+    python experiments/embedded_pair.py IMAGENET PHOTOS [--repair ideal] [--base efficientnet_lite1]
 
-IMAGENET is a folder of labelled ImageNet photographs, every fourth of which is held out; PHOTOS is
-one of photographs without labels, every fifteenth of which is never used. Writes the weights into
-the package and the history into docs/studies/pair. A killed run goes on where it was.
+EfficientNet-Lite0 converted by the plan of that name, folded kernels fitted, distilled. IMAGENET is
+a folder of labelled ImageNet photographs, every fourth of which is held out; PHOTOS is one of
+photographs without labels, every fifteenth of which is never used. Writes model.safetensors, with
+the recipe in it, and finetune.json into --out. A killed run goes on where it was.
 """
 
 import argparse
@@ -13,14 +14,23 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from aliascope import load_model, open_images, save_model
+from aliascope import FinetuneSettings, Plan, load_model, open_images, save_model
 from aliascope.finetune import finetune
+from aliascope.finetune.recalibration import spread
 from aliascope.images import ImageSource
-from aliascope.models.catalogues import REPAIRED
+from aliascope.repair.search import built, pixels_of
+from aliascope.runtime import chosen_device, environment
 
 BASE = "efficientnet_lite0"
-STUDENT = f"{BASE}@ideal"
-RECORD = Path(__file__).parents[1] / "docs" / "studies" / "pair" / "finetune.json"
+STEM, BEHIND = "conv_stem", [f"blocks.{i}" for i in (1, 2, 3, 5)]
+PLANS = {
+    "ideal": dict.fromkeys(BEHIND, "ideal"),
+    "dense": {STEM: "folded:3"} | dict.fromkeys(BEHIND, "ideal"),
+    "quality": dict.fromkeys([STEM, BEHIND[0]], "folded:3") | dict.fromkeys(BEHIND[1:], "ideal"),
+    "free": dict.fromkeys([STEM, *BEHIND], "folded:3"),
+    "augmented": dict.fromkeys([STEM, *BEHIND], "folded:1"),
+}
+"""Where which filter goes; "augmented" has none: the control, trained as the others are."""
 
 
 def parted(imagenet, photos):
@@ -38,38 +48,73 @@ def source(entries, classes, spec):
 
 
 def main():
-    """Convert, recalibrate, fine-tune, write."""
+    """Convert, fit, fine-tune, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("imagenet")
     parser.add_argument("photos")
+    parser.add_argument("--base", default=BASE)
+    parser.add_argument("--repair", default="ideal", choices=PLANS)
+    parser.add_argument("--start", help="a repaired network whose weights are begun with")
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--consistency", type=float, default=3.0)
+    parser.add_argument("--logit-consistency", type=float, default=0.0)
+    parser.add_argument("--resolution", type=float, default=1.0)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--device")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--evaluate-every", type=int, default=250)
-    parser.add_argument("--training", type=Path, default=Path("embedded-pair"))
-    parser.add_argument("--out", type=Path, default=REPAIRED["efficientnet_lite0_blurpool"])
+    parser.add_argument("--holdout", type=int, help="judge on so many, not on the held-out fourth")
+    parser.add_argument("--fitted-on", type=int, default=64)
+    parser.add_argument("--fit-steps", type=int, default=250)
+    parser.add_argument("--out", type=Path, default=Path("embedded-pair"))
     given = parser.parse_args()
     images, held_out = parted(given.imagenet, given.photos)
-    teacher, student = load_model(BASE), load_model(STUDENT)
+    teacher = load_model(given.base)
+    plan = Plan(given.base, PLANS[given.repair])
     started = time.monotonic()
+    fitted = given.out / "fitted.safetensors"
+    if not fitted.exists():
+        given.out.mkdir(parents=True, exist_ok=True)
+        begun = load_model(given.base)
+        if given.start:  # surgery keeps the names of weights
+            begun.module.load_state_dict(load_model(given.start).module.state_dict())
+        pixels = pixels_of(teacher, spread(list(images.entries()), given.fitted_on))
+        made = built(begun, plan, pixels, steps=given.fit_steps, device=given.device)
+        save_model(made, fitted)
+    student = replace(load_model(str(fitted)), spec=plan.spec)
+    print(f"{plan.spec}: fitted after {time.monotonic() - started:.0f} s", flush=True)
+    settings = FinetuneSettings(
+        steps=given.steps,
+        batch_size=given.batch_size,
+        learning_rate=given.rate,
+        consistency=given.consistency,
+        logit_consistency=given.logit_consistency,
+        resolution=given.resolution,
+        precision=given.precision,
+        recalibration=0,
+        evaluate_every=given.evaluate_every,
+    )
     tuned = finetune(
         student,
         images,
         teacher,
-        steps=given.steps,
-        learning_rate=1e-4,
-        consistency=3.0,
-        mixup=0.5,
-        recalibration=0,
-        teacher_precision="bf16",
-        holdout=held_out,
-        evaluate_every=given.evaluate_every,
-        out=given.training,
-        progress=lambda step, steps: print(f"step {step} of {steps}", end="\r", flush=True),
+        settings=settings,
+        holdout=held_out if given.holdout is None else given.holdout,
+        preprocess=teacher.preprocessing,
+        device=given.device,
+        cache_bytes=8e9,
+        threads=given.threads,
+        out=given.out / "training",
+        progress=lambda step, steps, _: print(f"step {step} of {steps}", end="\r", flush=True),
     )
-    save_model(replace(student, module=tuned.model), given.out, half=True)
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
-    RECORD.write_text(json.dumps(tuned.to_dict(), indent=1) + "\n")
-    print(tuned)
-    print(f"{time.monotonic() - started:.0f} s")
+    save_model(replace(student, module=tuned.model), given.out / "model.safetensors", half=True)
+    seconds = round(time.monotonic() - started)
+    hardware = environment(chosen_device(given.device))["hardware"]
+    record = tuned.to_dict() | {"repair": given.repair, "seconds": seconds, "hardware": hardware}
+    (given.out / "finetune.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(tuned, f"{seconds} s, {hardware}", sep="\n")
 
 
 if __name__ == "__main__":

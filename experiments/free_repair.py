@@ -1,13 +1,14 @@
-"""A repair without cost at inference: folded filters, from surgery over fitting to training.
+"""A repair without cost at inference: folded filters, as they are, fitted, and trained.
 
     python experiments/free_repair.py IMAGENET PHOTOS
 
 The folders are those of embedded_pair.py. EfficientNet-Lite0 with a filter of three taps folded
 into the kernel at each of the four places behind the stem, and at the stem as well; the grown
-kernels fitted to the densely filtered network; recalibrated; distilled. Beside them the control
-that filters nothing, and `ideal`. Judged against the original on held-out photographs under crop
-and native shifts; then all are timed side by side. Writes docs/studies/repairs/folding.csv and
-latencies.csv. A killed run goes on with the networks that are missing.
+kernels fitted to the densely filtered network; recalibrated; and with --trained what
+embedded_pair.py made of them. Beside them the control that filters nothing, and `ideal`. Judged
+against the original on held-out photographs under crop and native shifts; then all are timed side
+by side. Writes docs/studies/repairs/folding.csv and latencies.csv. A killed run goes on with the
+networks that are missing.
 """
 
 import argparse
@@ -16,17 +17,15 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
-from embedded_pair import BASE, parted, source
+from embedded_pair import BASE, BEHIND, STEM, parted, source
 
 from aliascope import Plan, bench, compare, load_model, measure
-from aliascope.finetune import finetune, recalibrate
+from aliascope.finetune import recalibrate
 from aliascope.finetune.recalibration import spread
 from aliascope.repair import fit_folded
-from aliascope.repair.run import SETTINGS
 from aliascope.repair.search import built, pixels_of
 
 OUT = Path(__file__).parents[1] / "docs" / "studies" / "repairs"
-STEM, BEHIND = "conv_stem", [f"blocks.{i}" for i in (1, 2, 3, 5)]
 ALL = [STEM, *BEHIND]
 FIGURES = ("accuracy", "logit_instability", "agreement", "sis_half", "confidence")
 COLUMNS = ["mean_a", "mean_b", "difference", "low", "high", "change", "change_low", "change_high"]
@@ -36,15 +35,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("imagenet")
     parser.add_argument("photos")
-    parser.add_argument("--steps", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--resolution", type=float, default=0.6)
+    parser.add_argument("--trained", nargs="*", default=[], metavar="FILE", type=Path)
     parser.add_argument("--limit", type=int, default=250, help="0 judges none, and times alone")
     parser.add_argument("--fitted-on", type=int, default=64)
     parser.add_argument("--fit-steps", type=int, default=250)
     parser.add_argument("--recalibrated-on", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=60, help="of timing; 0 leaves it out")
-    parser.add_argument("--training", type=Path, default=Path("free-repair"))
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     images, held = parted(given.imagenet, given.photos)
@@ -96,9 +92,12 @@ def contenders(original, images, given):
         ),
         "kernels of the same size, fitted": shop.same_kernels,
     }
-    if given.steps:
-        found[f"folded with the stem, fitted, {given.steps} steps"] = shop.trained
-    return found
+    return found | {f"trained: {file.parent.name}": partial(read, file) for file in given.trained}
+
+
+def read(file, fit=True):  # noqa: ARG001 - called as the workshop is
+    """What was trained, from its file."""
+    return load_model(str(file))
 
 
 class Workshop:
@@ -141,25 +140,6 @@ class Workshop:
             return fitted
         some = source(spread(self.pictures, self.given.recalibrated_on), None, "recalibration")
         return replace(fitted, module=recalibrate(fitted, some, limit=None))
-
-    def trained(self, fit=True):
-        """Folded with the stem, fitted and distilled."""
-        fitted = self.made(dict.fromkeys(ALL, "folded:3"), fit)
-        if not fit:
-            return fitted
-        tuned = finetune(
-            fitted,
-            self.images,
-            self.original,
-            settings=SETTINGS,
-            steps=self.given.steps,
-            learning_rate=self.given.rate,
-            resolution=self.given.resolution,
-            preprocess=self.original.preprocessing,
-            holdout=0,
-            out=self.given.training,
-        )
-        return replace(fitted, module=tuned.model)
 
 
 if __name__ == "__main__":

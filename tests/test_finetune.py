@@ -22,7 +22,7 @@ from torch import nn
 from aliascope import ImageError, ModelError, RunError, alias_violation_ratio, open_images
 from aliascope.antialias import antialias
 from aliascope.finetune import finetune, recalibrate
-from aliascope.finetune.data import Cut, Photos, mixed, order, split, view, views
+from aliascope.finetune.data import Cut, Photos, mixed, order, split, view, views, weights
 from aliascope.finetune.losses import (
     Objective,
     Runner,
@@ -44,6 +44,7 @@ from aliascope.taps import strided_layers
 pytestmark = pytest.mark.xdist_group("finetune")  # one worker makes what all share
 
 SMALL = Preprocessing(resize=(20,), crop=(16, 16))
+CPU = torch.device("cpu")
 PLAIN = {"preprocess": SMALL, "device": "cpu"}
 
 
@@ -317,7 +318,8 @@ class TestData:
             photos = Photos(entries, 20, cache)
             steps = range(start, 5)
             settings = {"seed": seed, "batch_size": 4, "mixup": 0.7}
-            return list(views(photos, lambda _: cut, steps, **settings, threads=threads))
+            made = views(photos, lambda _: cut, steps, **settings, threads=threads)
+            return [one.on(CPU) for one in made]
 
         reference = batches(0, 1, 0)
         for other in (batches(0, 5, 1e9), batches(0, 3, 3000)):
@@ -329,8 +331,8 @@ class TestData:
 
     def test_that_share_of_the_views_is_mixed_with_the_next_one(self):
         x = torch.rand(4096, 3, 1, 2, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(mixed(x, 0, np.random.default_rng(1)), x)
-        made = mixed(x, 0.25, np.random.default_rng(1))
+        assert torch.equal(mixed(x, weights(4096, 0, np.random.default_rng(1))), x)
+        made = mixed(x, weights(4096, 0.25, np.random.default_rng(1)))
         other = x.roll(-1, 0)
         share = ((made - x) / (other - x)).double().flatten(1)  # 1 − λ
         touched = (made != x).flatten(1).any(1)
@@ -358,9 +360,9 @@ class TestData:
         rng = Whole(np.random.PCG64(0))
         cut = Cut((8, 8), (1.0, 1.0), flip=True, interpolation="bilinear")
         rng.draw = 0.7
-        assert torch.equal(view(pixels, cut, rng), pixels.float() / 255)
+        assert torch.equal(view(pixels, cut, rng), pixels)
         rng.draw = 0.2
-        assert torch.equal(view(pixels, cut, rng), pixels.flip(-1).float() / 255)
+        assert torch.equal(view(pixels, cut, rng), pixels.flip(-1))
 
     def test_pictures_are_shrunk_and_kept_within_the_budget(self, pictures):
         loads = []
@@ -411,8 +413,8 @@ class TestData:
         (tmp_path / "bad.png").write_bytes(b"no picture")
         photos = Photos(list(open_images(tmp_path).entries()), 20, 1e6)
         cut = Cut((16, 16), (1.0, 1.0), flip=False, interpolation="bilinear")
-        seen = [x[:, 0, 0, 0] for x in views(photos, lambda _: cut, range(6), seed=0, batch_size=1)]
-        assert {round(float(red) * 255) for (red,) in seen} == {0, 60}
+        made = views(photos, lambda _: cut, range(6), seed=0, batch_size=1)
+        assert {int(red) for one in made for red in one.pixels[:, 0, 0, 0]} == {0, 60}
         tuned = finetune(net, images=tmp_path, steps=3, batch_size=1, holdout=0, **PLAIN)
         assert list(tuned.unreadable) == ["bad.png"]
         assert tuned.history.loss.notna().all()
@@ -440,7 +442,7 @@ class TestData:
 
         # The workers' own setting, one thread, must not become that of who starts them.
         before = torch.get_num_threads()
-        results = in_threads(slow_at_first, items(), ahead=4, threads=3)
+        results = in_threads(slow_at_first, items(), ahead=lambda: 4, threads=3)
         assert next(results) == 0
         assert len(taken) == 5
         assert list(results) == [i * i for i in range(1, 20)]

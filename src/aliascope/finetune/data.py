@@ -59,6 +59,18 @@ class Photos:
         return pixels
 
 
+class Views(NamedTuple):
+    """The views of one step, before they are numbers: a quarter of the bytes to move."""
+
+    pixels: UInt8[Tensor, "batch 3 height width"]
+    kept: Float[np.ndarray, " batch"]
+    """λ of `mixed` for each."""
+
+    def on(self, device: torch.device) -> Float[Tensor, "batch 3 height width"]:
+        """Values in [0, 1], mixed where they are used."""
+        return mixed(self.pixels.to(device).float() / 255, self.kept)
+
+
 class Cut(NamedTuple):
     """How a training view is cut out of a picture."""
 
@@ -91,7 +103,7 @@ def views(
     batch_size: int,
     mixup: int | float = 0,
     threads: int | None = None,
-) -> Generator[Float[Tensor, "batch 3 height width"], None, None]:
+) -> Generator[Views, None, None]:
     """A batch of views for each step, made in threads two batches ahead.
 
     A view is a function of (seed, step, place in the batch), of nothing else; that share of them is
@@ -113,13 +125,14 @@ def views(
         cut = cut_at(item[0])
         return None if pixels is None else view(pixels, cut, _random(_VIEW, seed, *moment))
 
-    made = in_threads(make, places, ahead=2 * batch_size, threads=threads)
+    made = in_threads(make, places, ahead=lambda: 2 * batch_size, threads=threads)
     for step in steps:
         readable = [one for one in islice(made, batch_size) if one is not None]
         if not readable:
             first = order(len(photos), seed, step, batch_size)[0]
             readable = [view(_next(photos, first), cut_at(step), _random(_VIEW, seed, step, 0))]
-        yield mixed(torch.stack(readable), mixup, _random(_MIXTURE, seed, step))
+        kept = weights(len(readable), mixup, _random(_MIXTURE, seed, step))
+        yield Views(torch.stack(readable), kept)
 
 
 def _next(photos: Photos, index: int) -> UInt8[Tensor, "3 height width"]:
@@ -134,8 +147,8 @@ def _next(photos: Photos, index: int) -> UInt8[Tensor, "3 height width"]:
 
 def view(
     pixels: UInt8[Tensor, "3 height width"], cut: Cut, rng: np.random.Generator
-) -> Float[Tensor, "3 rows columns"]:
-    """A random crop, resized with antialiasing, mirrored every second time; values in [0, 1]."""
+) -> UInt8[Tensor, "3 rows columns"]:
+    """A random crop, resized with antialiasing, mirrored every second time."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
 
@@ -144,18 +157,24 @@ def view(
     mode = InterpolationMode(cut.interpolation)
     resized = functional.resize(crop, list(cut.size), interpolation=mode, antialias=True)
     mirrored = cut.flip and rng.random() < 0.5
-    return (resized.flip(-1) if mirrored else resized).float() / 255
+    return resized.flip(-1) if mirrored else resized
+
+
+def weights(
+    count: int, share: int | float, rng: np.random.Generator
+) -> Float[np.ndarray, " batch"]:
+    """λ of a mixture: of that share of the views uniform on [½, 1], of the others 1."""
+    return np.where(rng.random(count) < share, rng.uniform(0.5, 1, count), 1)
 
 
 def mixed(
-    views: Float[Tensor, "batch 3 height width"], share: int | float, rng: np.random.Generator
+    views: Float[Tensor, "batch 3 height width"], kept: Float[np.ndarray, " batch"]
 ) -> Float[Tensor, "batch 3 height width"]:
-    """λ x + (1 − λ) x′ of a share of the views, x′ the next one of the batch, λ uniform on [½, 1].
+    """λ x + (1 − λ) x′, x′ the next one of the batch.
 
     Source: Zhang et al. 2018, mixup (arXiv 1710.09412); for distillation, where the teacher judges
         the mixture, Beyer et al. 2022, A good teacher is patient and consistent (arXiv 2106.05237).
     """
-    kept = np.where(rng.random(len(views)) < share, rng.uniform(0.5, 1, len(views)), 1)
     weight = torch.from_numpy(kept).to(views).view(-1, 1, 1, 1)
     return views.roll(-1, 0).lerp(views, weight)
 

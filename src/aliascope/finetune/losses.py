@@ -150,12 +150,13 @@ class Objective:
         self._teacher = teacher
         self._settings = settings
         self._preprocessing = preprocessing
-        self.margin = 1 if settings.consistency else 0
+        self.margin = 1 if settings.consistency or settings.logit_consistency else 0
         """Pixels that views must have on each side beyond what the network takes."""
         self.weights = {
             "distillation": 1.0,
             "features": settings.feature_weight,
             "consistency": settings.consistency,
+            "logit_consistency": settings.logit_consistency,
             "aliasing": settings.alias_penalty,
         }
 
@@ -171,7 +172,7 @@ class Objective:
         x = _window(views, 0, 0, self.margin)
         count = len(x)
         both = x
-        if settings.consistency:
+        if self.margin:
             shift = ONE_PIXEL[step % len(ONE_PIXEL)]
             moved = _window(views[: -(-count // _SHIFTED_SHARE)], shift.rows, shift.columns, 1)
             both = torch.cat([x, moved])
@@ -184,8 +185,11 @@ class Objective:
         if target.features:
             pairs = [(output.features[k][:count], x) for k, x in target.features.items()]
             parts["features"] = torch.stack([feature_distance(*pair) for pair in pairs]).mean()
+        still = z[: len(shifted)].detach()
         if settings.consistency:
-            parts["consistency"] = distillation(shifted, z[: len(shifted)].detach())
+            parts["consistency"] = distillation(shifted, still)
+        if settings.logit_consistency:
+            parts["logit_consistency"] = feature_distance(shifted, still)
         if settings.alias_penalty:
             parts["aliasing"] = torch.stack(output.ratios).mean()
         return parts

@@ -16,7 +16,9 @@ class FinetuneSettings:
     """What `finetune` minimises, how fast, and on which views.
 
     T² KL(teacher ‖ student) + feature_weight · mean over maps of ‖student − teacher‖² / ‖teacher‖²
-    + consistency · KL(student ‖ student shifted) + alias_penalty · mean box AVR
+    + consistency · KL(student ‖ student shifted)
+    + logit_consistency · ‖z shifted − z‖² / ‖z‖², z the student's logits
+    + alias_penalty · mean box AVR
 
     Raises:
         ModelError: a setting is out of range.
@@ -45,6 +47,9 @@ class FinetuneSettings:
     consistency: int | float = 1.0
     """Weight of the change under a one-pixel move, by crops that really are one pixel apart;
     measured on every fourth image of a batch."""
+    logit_consistency: int | float = 0.0
+    """Weight of the squared change of the logits under the same move, which no softmax hides: what
+    classes that are unlikely anyway do counts as much as the others."""
     alias_penalty: int | float = 0.0
     """Weight of the box AVR of what is sampled, mean over layers and images."""
     alias_layers: Sequence[str] | None = None
@@ -82,7 +87,8 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is computed."""
         positive = ("batch_size", "learning_rate", "temperature", "evaluate_every", "clip_norm")
-        weights = ("feature_weight", "consistency", "alias_penalty", "weight_decay", "seed")
+        weights = ("feature_weight", "consistency", "logit_consistency")
+        weights += ("alias_penalty", "weight_decay", "seed")
         low, high = self.scale
         wrong = [(name, "must be above 0") for name in positive if not getattr(self, name) > 0]
         wrong += [

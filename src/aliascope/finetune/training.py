@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from aliascope.errors import ModelError, RunError
 from aliascope.finetune.checkpoint import Checkpoints, State
-from aliascope.finetune.data import Cut, Photos, views
+from aliascope.finetune.data import Cut, Photos, Views, views
 from aliascope.finetune.evaluation import HeldOut
 from aliascope.finetune.losses import Objective, Runner, feature_layers, penalised
 from aliascope.finetune.optimisation import Average, optimiser, rate_at, side_at
@@ -124,7 +124,7 @@ class Training:
         rows, columns = (side_at(step, side, self.settings) + self._margin for side in self._crop)
         return self._cut._replace(size=(rows, columns))
 
-    def step(self, batches: Iterator[Tensor]) -> str:
+    def step(self, batches: Iterator[Views]) -> str:
         """One step of the optimiser; interrupted before its end, it leaves no trace.
 
         Returns:
@@ -134,7 +134,7 @@ class Training:
             ModelError: the loss or its gradient is not finite.
         """
         state, started = self.progress, time.monotonic()
-        views_ = next(batches).to(self.device)
+        views_ = next(batches).on(self.device)
         decoding = time.monotonic() - started
         statistics = [(b, b.clone()) for b in state.student.buffers()]
         try:

@@ -16,6 +16,11 @@ from aliascope.images.source import Entry
 _NOTICED = 0.1
 """Share of the time that was spent waiting for pictures, beyond which that is worth saying."""
 
+_AHEAD = 32
+"""Pictures that are made ready beyond the next batch, or where there are no batches."""
+_FORWARD = 256
+"""The next batch is made ready while the network has this one, of a larger one so many."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -43,14 +48,16 @@ def batches(
     >>> [len(readable) for readable, _ in batches(entries, lambda x: x, lambda: 2)]
     [2, 1]
     """
-    loaded = loaded_ahead(entries, transform)
+    loaded = loaded_ahead(entries, transform, lambda: min(size(), _FORWARD) + _AHEAD)
     while batch := list(islice(loaded, size())):
         readable = [item for item in batch if item.pixels is not None]
         yield readable, [item for item in batch if item.pixels is None]
 
 
-def loaded_ahead(entries: Iterable[Entry], transform: Transform) -> Iterator[Loaded]:
-    """Decode and transform pictures in threads, in order, a bounded number ahead.
+def loaded_ahead(
+    entries: Iterable[Entry], transform: Transform, ahead: Callable[[], int] = lambda: _AHEAD
+) -> Iterator[Loaded]:
+    """Decode and transform pictures in threads, in order, so many ahead at most.
 
     An ImageError of either becomes the note of a picture without pixels.
     """
@@ -64,19 +71,23 @@ def loaded_ahead(entries: Iterable[Entry], transform: Transform) -> Iterator[Loa
         except ImageError as error:
             return Loaded(entry, None, str(error))
 
-    yield from in_threads(load, entries)
+    yield from in_threads(load, entries, ahead=ahead)
 
 
 def in_threads(
-    function: Callable[[T], R], items: Iterable[T], *, ahead: int = 32, threads: int | None = None
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    ahead: Callable[[], int] = lambda: _AHEAD,
+    threads: int | None = None,
 ) -> Iterator[R]:
     """Apply a function in threads and yield its results in order.
 
     Args:
         function: called with one item at a time; what it raises is raised at its turn.
         items: taken as they are needed.
-        ahead: at most so many are under way or waiting to be taken.
-        threads: 8 or as many as there are cores, whichever is less, by default.
+        ahead: at most so many are under way or waiting to be taken; asked again each time.
+        threads: 16 or as many as there are cores, whichever is less, by default.
 
     >>> list(in_threads(abs, [-3, -2, -1]))
     [3, 2, 1]
@@ -86,13 +97,13 @@ def in_threads(
     own_threads = torch.get_num_threads()
     # One torch thread in each worker: the cores belong to the forward pass.
     workers = ThreadPoolExecutor(
-        threads or min(8, os.cpu_count() or 1), initializer=lambda: torch.set_num_threads(1)
+        threads or min(16, os.cpu_count() or 1), initializer=lambda: torch.set_num_threads(1)
     )
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:
             waiting.append(workers.submit(function, item))
-            if len(waiting) > ahead:
+            if len(waiting) > ahead():
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -125,7 +125,8 @@ def prepare(
     preprocessing = model.prepared(preprocess)
     example = model.example(preprocessing.crop).to(_dtype(model.module))
     place = chosen_device(device, precision)
-    with failures_named(model.spec, example.shape):
+    # In full precision, whatever is measured later: what depends on what is told by small numbers.
+    with failures_named(model.spec, example.shape), computing("fp32", place):
         module = fuse_batch_norm(model.module, example)
         module = channels_last(module.to(place))
         found = _found(module, example.to(place))

@@ -15,7 +15,7 @@ from aliascope.images.preprocessing import Preprocessing
 from aliascope.measure.fusion import fuse_batch_norm
 from aliascope.models import LoadedModel, load_model
 from aliascope.records import Report
-from aliascope.runtime import chosen_device
+from aliascope.runtime import chosen_device, computing
 from aliascope.stability import logits_of
 
 SHARE = 0.8
@@ -153,7 +153,8 @@ def flicker(
             refused = f"{image.id} {error}"
             continue
         parts = loaded.preprocessing.normalise(shown).split(batch_size)
-        logits = torch.cat([logits_of(module(part.to(place))).cpu() for part in parts])
+        with computing("fp32", place):
+            logits = torch.cat([logits_of(module(part.to(place))).cpu() for part in parts])
         p = logits.double().softmax(-1)
         for averaged in (1, SMOOTHING):
             mean = smoothed(p, averaged)

@@ -56,7 +56,7 @@ from aliascope.models.files import (
     recorded,
     write_weights,
 )
-from aliascope.runtime import failures_named, uncompiled
+from aliascope.runtime import copied, failures_named, uncompiled
 
 __all__ = [
     "LoadedModel",
@@ -121,7 +121,8 @@ def load_model(
     """Load a model by its spec, in eval mode on the CPU.
 
     Args:
-        spec: see the module's docstring; an `nn.Module` is wrapped as it is.
+        spec: see the module's docstring; an `nn.Module` is wrapped as it is, or if it lies on a GPU
+            a copy of it on the CPU, from where each verb takes it to its device.
         weights: "pretrained", "random" (seeded, no network needed), or a file: safetensors, or
             what `torch.save` wrote of a state_dict (read with `weights_only=True`). Of a file that
             `save_model` wrote, the conversions are those that it records.
@@ -229,6 +230,8 @@ def save_model(model: LoadedModel, path: str | Path, *, half: bool = False) -> N
 
 def _wrap(module: nn.Module) -> LoadedModel:
     module = uncompiled(module)
+    if any(x.device.type not in {"cpu", "meta"} for x in (*module.parameters(), *module.buffers())):
+        module = copied(module).cpu()
     return LoadedModel(type(module).__name__, module, preprocessing_of(module), None, "as given")
 
 

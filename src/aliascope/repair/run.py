@@ -335,7 +335,7 @@ def _fitted(
     made = built(loaded, plan)
     file = folder / FITTED
     if not file.exists():
-        fitted = built(loaded, plan, pixels_of(loaded, pictures))
+        fitted = built(loaded, plan, pixels_of(loaded, pictures), device=str(device))
         if spared:
             module = recalibrated_if_nearer(fitted, loaded, spared, loaded.preprocessing, device)
             fitted = replace(fitted, module=module)

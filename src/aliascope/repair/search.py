@@ -28,6 +28,7 @@ from aliascope.records import Report
 from aliascope.repair.budget import Budget
 from aliascope.repair.fitting import fit_folded
 from aliascope.repair.plan import NONE, Plan
+from aliascope.runtime import chosen_device, computing
 from aliascope.shifts import Border
 from aliascope.stability import stability
 from aliascope.taps import strided_layers
@@ -183,7 +184,7 @@ class Trials:
         return plans[min(kept, key=lambda i: rows[i]["score"])], pd.DataFrame(rows)
 
     def _built(self, plan: Plan) -> LoadedModel:
-        return built(self.model, plan, self._pixels, steps=_FIT_STEPS)
+        return built(self.model, plan, self._pixels, steps=_FIT_STEPS, device=self._device)
 
     def _figures(self, version: LoadedModel) -> dict[str, float]:
         """Change of the mean logit instability, and KL."""
@@ -262,7 +263,12 @@ def combined(table: pd.DataFrame, budget: Budget, worth: float = WORTH) -> pd.Da
 
 
 def built(
-    model: LoadedModel, plan: Plan, pixels: Tensor | None = None, *, steps: int = 120
+    model: LoadedModel,
+    plan: Plan,
+    pixels: Tensor | None = None,
+    *,
+    steps: int = 120,
+    device: str | None = "cpu",
 ) -> LoadedModel:
     """A network converted as planned, with its own weights.
 
@@ -271,13 +277,17 @@ def built(
         plan: to be carried out.
         pixels: normalised pictures that folded kernels are fitted on; None leaves them as folded.
         steps: of fitting each.
+        device: that fits them; None is CUDA where there is one.
     """
     made = _converted(model, plan)
     folded = any(method.startswith("folded") for method in plan.choices.values())
     if pixels is None or not folded:
         return made
-    fitted, _ = fit_folded(made.module, _converted(model, plan.dense()).module, pixels, steps=steps)
-    return replace(made, module=fitted)
+    place = chosen_device(device)
+    pair = (each.module.to(place) for each in (made, _converted(model, plan.dense())))
+    with computing("fp32", place):
+        fitted, _ = fit_folded(*pair, pixels.to(place), steps=steps)
+    return replace(made, module=fitted.cpu())
 
 
 def _converted(model: LoadedModel, plan: Plan) -> LoadedModel:
