@@ -19,11 +19,15 @@ from aliascope.finetune import finetune
 from aliascope.repair.run import SETTINGS
 from aliascope.runtime import environment, keep_memory
 
+EARLY = ("conv_stem", "bn1", "blocks.0", "blocks.1")
+"""Of EfficientNet: what works on a half and a quarter of the picture's sides."""
+
 WAYS = {
     "as repair trains": {},
     "views from half the size on": {"resolution": 0.5},
     "no shifted views": {"consistency": 0.0},
     "no feature maps": {"feature_weight": 0.0},
+    "stem and first blocks frozen": {"frozen": EARLY},
 }
 
 

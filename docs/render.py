@@ -317,6 +317,19 @@ def cures(study):
     return markdown(cells)
 
 
+def architectures(study):
+    """What the aliasing band carries at each cumulative stride: a row a network and setting."""
+    rows = pd.read_csv(study / "architectures.csv")
+    names = rows["model"].str.removeprefix("timm:")
+    rows = rows.assign(network="`" + names + "`, " + rows["setting"])
+    carried = rows.pivot_table("alias_carried", "network", "stride", sort=False)
+    moved = rows.groupby("network", sort=False)["instability"].first()
+    cells = {"network": list(carried.index)}
+    for stride in sorted(carried):
+        cells[f"stride {stride}"] = [number(x, ".2f") for x in carried[stride]]
+    return markdown(cells | {"logit instability": [f"{x:.3f}" for x in moved]})
+
+
 def explained(study):
     """What is cheap of a photograph, and how much it explains."""
     rows = pd.read_csv(study / "explained.csv")
@@ -466,6 +479,28 @@ def elsewhere(study):
     return markdown(cells)
 
 
+def rates(study):
+    """Images a second on a GPU: a row a contender, a column a precision, and its share of bare."""
+    rows = pd.DataFrame(json.loads((study / "gpu.json").read_text())["rows"])
+    rows = rows[rows["part"] == "rates"]
+    cells = {"": list(dict.fromkeys(rows[""]))}
+    for precision, own in rows.groupby("precision", sort=False):
+        pairs = zip(own["images/s"], own["of bare"], strict=True)
+        cells[precision] = [f"{rate:.0f} ({share:.0%})" for rate, share in pairs]
+    return markdown(cells)
+
+
+def graphs(study):
+    """Milliseconds of one forward on a GPU: a row a way, a column a batch size."""
+    rows = pd.DataFrame(json.loads((study / "gpu.json").read_text())["rows"])
+    rows = rows[rows["part"] == "forward"]
+    cells = {"": list(dict.fromkeys(rows[""]))}
+    for batch, own in rows.groupby("batch", sort=False):
+        pairs = zip(own["ms a batch"], own["of eager"], strict=True)
+        cells[f"batch {batch}"] = [f"{ms:.2f} ms ({share:.0%})" for ms, share in pairs]
+    return markdown(cells)
+
+
 def _exported(study):
     return json.loads((study / "export.json").read_text())
 
@@ -479,8 +514,9 @@ def plain(values):
 
 
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
-_MAKERS += (penalty, methods, shares, steps, cures, explained, flips)
+_MAKERS += (penalty, methods, shares, steps, cures, architectures, explained, flips)
 _MAKERS += (trained, fed, fed_places, folding, exports, ran, elsewhere)
+_MAKERS += (rates, graphs)
 _MAKERS += (rivals, rivals_agreement, rivals_cost, moving)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 

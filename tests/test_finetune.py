@@ -34,11 +34,11 @@ from aliascope.finetune.losses import (
 )
 from aliascope.finetune.optimisation import Average, optimiser, rate_at, side_at
 from aliascope.finetune.settings import FinetuneSettings
-from aliascope.images import Entry, in_threads
+from aliascope.images import Entry, batches, in_threads
 from aliascope.images.preprocessing import Preprocessing
 from aliascope.models import load_model
 from aliascope.shifts import cropped_views
-from aliascope.stability import shift_instability, stability
+from aliascope.stability import circular_logits, shift_instability, stability
 from aliascope.taps import strided_layers
 
 pytestmark = pytest.mark.xdist_group("finetune")  # one worker makes what all share
@@ -450,6 +450,20 @@ class TestData:
         with ThreadPoolExecutor(1) as fresh:
             assert fresh.submit(torch.get_num_threads).result() == before
 
+    def test_a_whole_next_batch_is_made_ready_while_the_network_has_one(self):
+        taken = []
+
+        def entries():
+            for i in range(300):
+                taken.append(i)
+                yield Entry(str(i), None, str(i), lambda: (torch.zeros(3, 2, 2), ""))
+
+        made = batches(entries(), lambda x: x, lambda: 100)
+        for done in (100, 200, 300):
+            readable, _ = next(made)
+            assert len(readable) == 100
+            assert len(taken) == min(done + 132, 300)
+
 
 class TestLosses:
     def test_distillation_is_the_divergence_written_out(self):
@@ -506,7 +520,8 @@ class TestLosses:
 
     def test_every_part_is_the_plain_computation(self, net):
         """Consistency compares crops one pixel apart; the penalty is the box AVR."""
-        objective = self.objective(net, feature_weight=0.5, consistency=2, alias_penalty=3)
+        weights = {"feature_weight": 0.5, "consistency": 2, "logit_consistency": 5}
+        objective = self.objective(net, **weights, alias_penalty=3)
         teacher = make_net(1)
         seen = torch.rand(8, 3, 18, 18)
         for step, (rows, columns) in enumerate([(2, 1), (0, 1), (1, 2), (1, 0)]):  # up, down, …
@@ -520,6 +535,8 @@ class TestLosses:
             assert parts["consistency"].item() == pytest.approx(
                 distillation(net(moved), z[:2]).item(), rel=1e-3
             )
+            change = (net(moved) - z[:2]).norm() ** 2 / z[:2].norm() ** 2
+            assert parts["logit_consistency"].item() == pytest.approx(change.item(), rel=1e-3)
             stem = torch.relu(net.norm1(net.stem(torch.cat([x, moved]))))
             ratios = [
                 alias_violation_ratio(m, 2, band="box").mean()
@@ -528,6 +545,7 @@ class TestLosses:
             assert parts["aliasing"].item() == pytest.approx(sum(ratios).item() / 2, rel=1e-4)
             total = parts["distillation"] + parts["features"] / 2
             total = total + 2 * parts["consistency"] + 3 * parts["aliasing"]
+            total = total + 5 * parts["logit_consistency"]
             assert objective.total(parts).item() == pytest.approx(total.item())
         stems = [torch.relu(m.norm1(m.stem(x))) for m in (net, teacher)]
         heads = [
@@ -589,6 +607,26 @@ class TestLearning:
         )  # fmt: skip
         before, after = (shift_instability(m, x).mean() for m in (net, tuned.model))
         assert after < 0.7 * before
+
+    def test_logit_consistency_steadies_what_no_softmax_shows(self, net, pictures):
+        x = normalised(pictures)
+        tuned = finetune(
+            net, images=pictures, steps=40, batch_size=8, learning_rate=0.02, consistency=0,
+            logit_consistency=10, batch_norm="frozen", ema=0, holdout=0, **PLAIN,
+        )  # fmt: skip
+        logits = (circular_logits(model, x) for model in (net, tuned.model))
+        before, after = (stability(z)["logit_instability"].mean() for z in logits)
+        assert after < 0.8 * before
+
+    def test_what_is_frozen_does_not_learn(self, net, pictures):
+        options = {"steps": 2, "batch_size": 4, "holdout": 0, "recalibration": 0, **PLAIN}
+        tuned = finetune(net, pictures, make_net(1), frozen=["stem", "norm1"], **options)
+        before, after = dict(net.named_parameters()), dict(tuned.model.named_parameters())
+        equal = {name for name, p in after.items() if torch.equal(p, before[name])}
+        assert equal == {"stem.weight", "stem.bias", "norm1.weight", "norm1.bias"}
+        assert all(p.requires_grad for p in after.values())
+        with pytest.raises(ModelError, match=r"frozen has 'stm', .* did you mean 'stem'\?"):
+            finetune(net, pictures, frozen=["stm"], **options)
 
     def test_features_alone_pull_too(self, net, pictures):
         teacher = make_net(1)

@@ -201,6 +201,8 @@ def finetune(
         )
     state = training.progress
     module = state.average.module.cpu().to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    for one, before in zip(module.parameters(), student.module.parameters(), strict=True):
+        one.requires_grad_(before.requires_grad)
     history = pd.DataFrame(state.history)
     return FineTuned(
         module, history, state.teacher, config, state.recalibrated, path, state.unreadable

@@ -61,6 +61,9 @@ class FinetuneSettings:
     recalibration: int = ENOUGH
     """Number of pictures to `recalibrate` the model on before the first step, 0 for none; undone
     where it leads away from the teacher (by the first term above)."""
+    frozen: Sequence[str] = ()
+    """Names of modules whose weights stay as they are. Where nothing that learns lies in front of
+    them, they cost no backward pass and no memory for it."""
     resolution: int | float = 1.0
     """Sides of the first views, as a share of what the model takes; they grow to that over the
     first three quarters of the steps, in steps of 32. From half of 224 pixels on, all views
@@ -109,6 +112,7 @@ class FinetuneSettings:
             self,
             warmup=-(-self.steps // 20) if self.warmup is None else self.warmup,
             alias_layers=None if self.alias_layers is None else tuple(self.alias_layers),
+            frozen=tuple(self.frozen),
             teacher_precision=self.teacher_precision or self.precision,
         )
 

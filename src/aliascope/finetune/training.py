@@ -1,8 +1,9 @@
 """The training loop: self-distillation on unlabelled pictures, one step after another."""
 
+import difflib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -39,7 +40,7 @@ class Training:
         device: torch.device,
     ) -> None:
         example = student.example(preprocessing.crop)
-        module = copied(student.module)
+        module = frozen(copied(student.module), settings.frozen)
         self._name = student.spec
         with failures_named(student.spec, example.shape):
             layers, features = [], []
@@ -212,6 +213,22 @@ class Training:
             row |= held_out.judge(state.average.module, state.predictions)[0]
         state.history.append(row)
         state.losses = {}
+
+
+def frozen(module: nn.Module, names: Sequence[str]) -> nn.Module:
+    """The module itself, in which those of these names do not learn.
+
+    Raises:
+        ModelError: it has none of such a name.
+    """
+    known = dict(module.named_modules())
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ModelError(f"frozen has {name!r}, which is no module of the network{hint}")
+        known[name].requires_grad_(requires_grad=False)
+    return module
 
 
 def _placed(module: nn.Module, device: torch.device) -> nn.Module:

@@ -413,7 +413,7 @@ def measure_live(
     torch.Size([2, 1])
     """
     with _still(instrument.module, instrument.device):
-        return _measured(instrument, images.cpu())
+        return _measured(instrument, images)
 
 
 @contextmanager
@@ -479,7 +479,7 @@ def views_of(
     instrument: Instrument, images: Float[Tensor, "batch *views chan height width"]
 ) -> Float[Tensor, "views chan height width"]:
     """All views on the device, normalised: view by view, the unshifted one first."""
-    if instrument.device.type == "cuda":
+    if instrument.device.type == "cuda" and images.device.type == "cpu":
         images = images.pin_memory()
     images = images.to(instrument.device, non_blocking=True)
     if images.ndim == 5:

@@ -110,6 +110,21 @@ class LoadedModel:
         """A batch of one blank image, by default of the size that the network takes."""
         return torch.zeros(1, self.channels, *(size or self.preprocessing.crop))
 
+    def converted(self, recipes: Sequence[Recipe], spec: str = "") -> "LoadedModel":
+        """A copy with its own weights, converted further; by default named by its recipes.
+
+        Raises:
+            ModelError: a conversion is not possible.
+
+        >>> load_model("cifar_resnet8").converted([Recipe.parse("blurpool:3")]).spec
+        'cifar_resnet8@blurpool:3'
+        """
+        spec = spec or f"{self.spec}{_chain(recipes)}"
+        *_, module = _stages(spec, self.module, recipes, self.example())
+        known = self.provenance
+        provenance = known and replace(known, recipes=(*known.recipes, *recipes))
+        return replace(self, spec=spec, module=module, provenance=provenance)
+
 
 def load_model(
     spec: str | nn.Module | LoadedModel,
@@ -258,7 +273,7 @@ def _chain(recipes: Iterable[Recipe]) -> str:
 
 
 def _stages(
-    spec: str, module: nn.Module, recipes: list[Recipe], example: Tensor
+    spec: str, module: nn.Module, recipes: Iterable[Recipe], example: Tensor
 ) -> Iterator[nn.Module]:
     """The network as it was built, and after each of its conversions."""
     yield module

@@ -31,11 +31,16 @@ class Plan:
     @property
     def spec(self) -> str:
         """The model spec of the network so converted, methods in the order of their first place."""
+        return "@".join([self.model, *map(str, self.recipes)])
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """A conversion for each method, in the order of their first place."""
         at: dict[str, list[str]] = {}
         for names, method in self.choices.items():
             if method != NONE:
                 at.setdefault(str(Recipe.parse(method)), []).append(names)
-        return "@".join([self.model, *(f"{way}:at={','.join(x)}" for way, x in at.items())])
+        return [Recipe.parse(f"{method}:at={','.join(names)}") for method, names in at.items()]
 
     def dense(self) -> "Plan":
         """The same with dense `ideal` filters for folded ones: what folding stands in for."""

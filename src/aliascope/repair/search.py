@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from aliascope.antialias import Recipe, antialias
 from aliascope.errors import AliascopeError, ImageError, ModelError
 from aliascope.finetune.data import readable_batches
 from aliascope.finetune.losses import distillation
@@ -279,26 +278,16 @@ def built(
         steps: of fitting each.
         device: that fits them; None is CUDA where there is one.
     """
-    made = _converted(model, plan)
+    made = model.converted(plan.recipes, spec=plan.spec)
     folded = any(method.startswith("folded") for method in plan.choices.values())
     if pixels is None or not folded:
         return made
     place = chosen_device(device)
-    pair = (each.module.to(place) for each in (made, _converted(model, plan.dense())))
+    dense = model.converted(plan.dense().recipes)
+    pair = (each.module.to(place) for each in (made, dense))
     with computing("fp32", place):
         fitted, _ = fit_folded(*pair, pixels.to(place), steps=steps)
     return replace(made, module=fitted.cpu())
-
-
-def _converted(model: LoadedModel, plan: Plan) -> LoadedModel:
-    module, recipes = model.module, []
-    for text in plan.spec.removeprefix(plan.model).split("@")[1:]:
-        recipe = Recipe.parse(text)
-        module = antialias(module, **vars(recipe), example=model.example())
-        recipes.append(recipe)
-    known = model.provenance
-    provenance = known and replace(known, recipes=(*known.recipes, *recipes))
-    return replace(model, spec=plan.spec, module=module, provenance=provenance)
 
 
 def pixels_of(model: LoadedModel, entries: Sequence[Entry]) -> Float[Tensor, "n chan h w"]:
