@@ -39,6 +39,8 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32")
     given = parser.parse_args()
     keep_memory()  # as the command line does
     student, teacher = load_model(given.model), load_model(given.teacher)
@@ -53,7 +55,7 @@ def main():
         rate = given.batch / statistics.median(taken)
         ratios = [a / b for a, b in zip(taken, seconds[first], strict=True)]
         print(f"{name:30} {rate:6.1f} views/s   {statistics.median(ratios):.2f} of the first")
-    print(environment(torch.device("cpu"))["hardware"])
+    print(environment(torch.device(given.device))["hardware"])
 
 
 def trained(student, teacher, given, options):
@@ -61,7 +63,8 @@ def trained(student, teacher, given, options):
     stamps = []
     finetune(
         student, given.images, teacher, settings=SETTINGS, steps=given.steps,
-        batch_size=given.batch, holdout=0, device="cpu", preprocess=teacher.preprocessing,
+        batch_size=given.batch, device=given.device, precision=given.precision,
+        holdout=0, preprocess=teacher.preprocessing,
         progress=lambda *_: stamps.append(time.perf_counter()), **options,
     )  # fmt: skip
     return (stamps[-1] - stamps[1]) / (given.steps - 1)

@@ -432,6 +432,16 @@ def _from_to(row, form):
     return f"{row.mean_a:.3f} → {row.mean_b:.3f}, {change}"
 
 
+def gpu_training(study):
+    """Distance to the teacher while plans were trained on a GPU: a row a plan, a column a step."""
+    rows = pd.read_csv(study / "gpu_training.csv")
+    told = rows.pivot_table("distillation", "trained", "step", sort=False)
+    cells = {"KL to the original": [f"`{name}`" for name in told.index]}
+    for step in told:
+        cells[f"step {step}"] = [number(x, ".2f") for x in told[step]]
+    return markdown(cells)
+
+
 def exports(study):
     """What each target's file does: a row a network and target."""
     rows = pd.DataFrame(_exported(study)["rows"])
@@ -516,7 +526,7 @@ def plain(values):
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
 _MAKERS += (penalty, methods, shares, steps, cures, architectures, explained, flips)
 _MAKERS += (trained, fed, fed_places, folding, exports, ran, elsewhere)
-_MAKERS += (rates, graphs)
+_MAKERS += (rates, graphs, gpu_training)
 _MAKERS += (rivals, rivals_agreement, rivals_cost, moving)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
