@@ -373,6 +373,19 @@ def trained(study):
     return markdown(cells)
 
 
+def depths(study):
+    """Networks trained with each downsampler at each depth: a row a method, means over seeds."""
+    rows = pd.read_csv(study / "depths.csv")
+    rows = rows.groupby(["method", "stride"], as_index=False).mean(numeric_only=True)
+    cells = {"method": list(dict.fromkeys(rows["method"]))}
+    shown = {"alias_carried": "aliasing carries", "equivariance_before": "error before"}
+    shown |= {"equivariance_behind": "error behind"}
+    for stride, own in rows.groupby("stride"):
+        for name, title in shown.items():
+            cells[f"stride {stride}, {title}"] = [number(x, ".3f") for x in own[name]]
+    return markdown(cells)
+
+
 def fed(study):
     """What training with a low-pass changes in front of it, all places together."""
     rows = pd.read_csv(study / "delegation.csv")
@@ -526,7 +539,7 @@ def plain(values):
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
 _MAKERS += (penalty, methods, shares, steps, cures, architectures, explained, flips)
 _MAKERS += (trained, fed, fed_places, folding, exports, ran, elsewhere)
-_MAKERS += (rates, graphs, gpu_training)
+_MAKERS += (rates, graphs, gpu_training, depths)
 _MAKERS += (rivals, rivals_agreement, rivals_cost, moving)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 

@@ -4,11 +4,11 @@
 
 The folders are those of embedded_pair.py. EfficientNet-Lite0 with a filter of three taps folded
 into the kernel at each of the four places behind the stem, and at the stem as well; the grown
-kernels fitted to the densely filtered network; recalibrated; and with --trained what
-embedded_pair.py made of them. Beside them the control that filters nothing, and `ideal`. Judged
-against the original on held-out photographs under crop and native shifts; then all are timed side
-by side. Writes docs/studies/repairs/folding.csv and latencies.csv. A killed run goes on with the
-networks that are missing.
+kernels fitted to the densely filtered network; recalibrated. Beside them the control that filters
+nothing, and `ideal`. With --trained, what embedded_pair.py made in place of these. Judged against
+the original on held-out photographs under crop and native shifts; then all are timed side by side.
+Writes docs/studies/repairs/folding.csv and latencies.csv. A killed run goes on with the networks
+that are missing.
 """
 
 import argparse
@@ -46,7 +46,8 @@ def main():
     images, held = parted(given.imagenet, given.photos)
     held = source(list(held.entries())[: given.limit], held.classes, held.spec)
     original = load_model(BASE)
-    makers = contenders(original, images, given)
+    trained = {file.parent.name: partial(read, file) for file in given.trained}
+    makers = trained or contenders(original, images, given)
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "folding.csv"
     if given.limit:
@@ -80,7 +81,7 @@ def judged(name, network, held, before):
 def contenders(original, images, given):
     """Name → what makes the network, with its kernels fitted or not: time does not depend on it."""
     shop = Workshop(original, images, given)
-    found = {
+    return {
         "control: one tap": partial(shop.unfitted, dict.fromkeys(ALL, "folded:1")),
         "ideal": partial(shop.made, dict.fromkeys(BEHIND, "ideal")),
         "folded": partial(shop.unfitted, dict.fromkeys(BEHIND, "folded:3")),
@@ -92,7 +93,6 @@ def contenders(original, images, given):
         ),
         "kernels of the same size, fitted": shop.same_kernels,
     }
-    return found | {f"trained: {file.parent.name}": partial(read, file) for file in given.trained}
 
 
 def read(file, fit=True):  # noqa: ARG001 - called as the workshop is

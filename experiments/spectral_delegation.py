@@ -3,10 +3,10 @@
     python experiments/spectral_delegation.py CIFAR10 RUNS [--limit 500] [--workers 2]
 
 CIFAR10 as for train_downsamplers.py, RUNS what that wrote; a method is compared over the seeds that
-it has. Each network is measured as it was trained; at its initialisation; and "transplanted":
-the weights that were trained without a low-pass, in the network that has one. Of the latter two the
-batch-norms are recalibrated on training pictures. Writes docs/studies/delegation; what is measured
-lies in RUNS, so that a killed run goes on.
+it has. Each network is measured, and attributed, as it was trained; measured at its initialisation;
+and "transplanted": the weights that were trained without a low-pass, in the network that has one.
+Of the latter two the batch-norms are recalibrated on training pictures. Writes
+docs/studies/delegation; what is measured lies in RUNS, so that a killed run goes on.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from train_downsamplers import METHODS, in_processes, pictures, spec_of
 
-from aliascope import load_model, measure, recalibrate
+from aliascope import attribute, load_model, measure, recalibrate
 from aliascope.figures._style import COLOUR, GREY, INK, PAGE, PALE, sheet, styled
 from aliascope.statistics import holm, paired
 
@@ -74,7 +74,19 @@ def judged(named, *, data, runs, limit):
         known | {"place": place} | fed(row, method) | kept(row)
         for place, row in zip(PLACES, layers.to_dict("records"), strict=True)
     ]
-    return known | answers, places
+    depths = []
+    if stage == "trained":
+        depths = [known | row for row in by_depth(model, data, runs, max(limit // 5, 2))]
+    return known | answers, places, depths
+
+
+def by_depth(model, data, runs, limit):
+    """What aliasing carries at each cumulative stride, and the equivariance error around it."""
+    found = attribute(model, first(limit, data, "test", runs), doses=0, device="cpu", batch_size=20)
+    errors = ["equivariance_before", "equivariance_behind"]
+    layers = found.layers.groupby("stride", sort=False)[errors].mean()
+    carried = found.depths.set_index("stride")[["alias_carried", "alias_effect", "low_effect"]]
+    return carried.join(layers).reset_index().to_dict("records")
 
 
 def fed(row, method):
@@ -193,13 +205,13 @@ def main():
     ]
     work = partial(judged, data=given.data, runs=given.runs, limit=given.limit)
     rows = []
-    for network, places in in_processes(work, named, given.workers):
-        rows.append((network, places))
+    for network, places, depths in in_processes(work, named, given.workers):
+        rows.append((network, places, depths))
         print(*(f"{name} {value}" for name, value in network.items()), flush=True)
-    networks = pd.DataFrame([found for found, _ in rows])
-    places = pd.DataFrame([place for _, found in rows for place in found])
+    networks = pd.DataFrame([found for found, _, _ in rows])
+    places, depths = (pd.DataFrame([x for row in rows for x in row[k]]) for k in (1, 2))
     tables = {"networks": networks, "places": places, "methods": methods(networks)}
-    tables["delegation"] = delegation(places)
+    tables |= {"delegation": delegation(places), "depths": depths}
     given.out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.to_csv(given.out / f"{name}.csv", index=False, float_format="%.6g")

@@ -241,6 +241,14 @@ def test_a_dose_is_what_the_filter_leaves(net, folder, tmp_path):
                 assert row[name] == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_dose_of_one_tap_changes_nothing(net, folder, monkeypatch):
+    """The control of the doses: the same way through the network, and no filter."""
+    monkeypatch.setitem(DOSES, "taps_3", 1)
+    doses = found_of(net, folder, doses=2).doses.set_index("dose")["change"]
+    assert np.allclose(doses["taps_3"], 0, atol=1e-5)
+    assert doses["taps_5"].abs().max() > 1e-2
+
+
 def test_a_map_that_moves_exactly_is_at_its_floor(folder):
     """Before the first sampling a circular convolution moves with the picture, behind it none."""
     torch.manual_seed(0)

@@ -125,4 +125,8 @@ class TestTheTrainedComparison:
         assert row["mean_a"] == pytest.approx(means["strided"], rel=1e-4)
         assert row["difference"] == pytest.approx(means["blurpool"] - means["strided"], rel=1e-2)
         assert row["groups"] == 2
+        depths = tables["depths"].set_index(["method", "seed", "stride"])
+        trained = here.set_index(["method", "seed"]).index
+        assert {*depths.index} == {(*one, stride) for one in trained for stride in (2, 4)}
+        assert (depths["equivariance_behind"] > 0).all()
         assert (out / "delegation.png").stat().st_size > 10_000
