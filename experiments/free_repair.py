@@ -35,7 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("imagenet")
     parser.add_argument("photos")
-    parser.add_argument("--trained", nargs="*", default=[], metavar="FILE", type=Path)
+    parser.add_argument("--trained", action="append", default=[], metavar="FILE", type=Path)
     parser.add_argument("--limit", type=int, default=250, help="0 judges none, and times alone")
     parser.add_argument("--fitted-on", type=int, default=64)
     parser.add_argument("--fit-steps", type=int, default=250)

@@ -419,7 +419,7 @@ def test_every_help_shows_an_example_that_can_be_read(run, verb):
     COMMANDS[verb].make_context(verb, arguments)  # exits at an option that there is not
 
 
-LONG = ("methods", "study")
+LONG = ("methods", "repair", "study")
 """Their examples measure for up to a minute; of toy networks they run in tests of their own."""
 
 
