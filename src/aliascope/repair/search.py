@@ -283,10 +283,9 @@ def built(
     if pixels is None or not folded:
         return made
     place = chosen_device(device)
-    dense = model.converted(plan.dense().recipes)
-    pair = (each.module.to(place) for each in (made, dense))
+    dense = model.converted(plan.dense().recipes).module.to(place)
     with computing("fp32", place):
-        fitted, _ = fit_folded(*pair, pixels.to(place), steps=steps)
+        fitted, _ = fit_folded(made.module.to(place), dense, pixels.to(place), steps=steps)
     return replace(made, module=fitted.cpu())
 
 
