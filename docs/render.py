@@ -504,23 +504,22 @@ def elsewhere(study):
 
 def rates(study):
     """Images a second on a GPU: a row a contender, a column a precision, and its share of bare."""
-    rows = pd.DataFrame(json.loads((study / "gpu.json").read_text())["rows"])
-    rows = rows[rows["part"] == "rates"]
-    cells = {"": list(dict.fromkeys(rows[""]))}
-    for precision, own in rows.groupby("precision", sort=False):
-        pairs = zip(own["images/s"], own["of bare"], strict=True)
-        cells[precision] = [f"{rate:.0f} ({share:.0%})" for rate, share in pairs]
-    return markdown(cells)
+    return _timed(study, "rates", "precision", "images/s", "of bare", "{:.0f}")
 
 
 def graphs(study):
     """Milliseconds of one forward on a GPU: a row a way, a column a batch size."""
+    return _timed(study, "forward", "batch", "ms a batch", "of eager", "{:.2f} ms")
+
+
+def _timed(study, part, columns, name, share, form):
     rows = pd.DataFrame(json.loads((study / "gpu.json").read_text())["rows"])
-    rows = rows[rows["part"] == "forward"]
+    rows = rows[rows["part"] == part]
     cells = {"": list(dict.fromkeys(rows[""]))}
-    for batch, own in rows.groupby("batch", sort=False):
-        pairs = zip(own["ms a batch"], own["of eager"], strict=True)
-        cells[f"batch {batch}"] = [f"{ms:.2f} ms ({share:.0%})" for ms, share in pairs]
+    for column, own in rows.groupby(columns, sort=False):
+        title = f"{columns} {column}" if columns == "batch" else column
+        pairs = zip(own[name], own[share], strict=True)
+        cells[title] = [f"{form.format(x)} ({y:.0%})" for x, y in pairs]
     return markdown(cells)
 
 

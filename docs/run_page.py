@@ -59,6 +59,10 @@ def executed(text):
             return _BLOCK.sub(Runner(), text)
         finally:
             sys.path.remove(folder)
+            # Another page may have a file of the same name.
+            for name, module in [*sys.modules.items()]:
+                if str(getattr(module, "__file__", "")).startswith(folder):
+                    del sys.modules[name]
 
 
 def executed_notebook(text):

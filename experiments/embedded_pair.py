@@ -25,7 +25,6 @@ BASE = "efficientnet_lite0"
 STEM, BEHIND = "conv_stem", [f"blocks.{i}" for i in (1, 2, 3, 5)]
 PLANS = {
     "ideal": dict.fromkeys(BEHIND, "ideal"),
-    "dense": {STEM: "folded:3"} | dict.fromkeys(BEHIND, "ideal"),
     "quality": dict.fromkeys([STEM, BEHIND[0]], "folded:3") | dict.fromkeys(BEHIND[1:], "ideal"),
     "free": dict.fromkeys([STEM, *BEHIND], "folded:3"),
     "augmented": dict.fromkeys([STEM, *BEHIND], "folded:1"),
@@ -54,7 +53,6 @@ def main():
     parser.add_argument("photos")
     parser.add_argument("--base", default=BASE)
     parser.add_argument("--repair", default="ideal", choices=PLANS)
-    parser.add_argument("--start", help="a repaired network whose weights are begun with")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-4)
@@ -77,11 +75,8 @@ def main():
     fitted = given.out / "fitted.safetensors"
     if not fitted.exists():
         given.out.mkdir(parents=True, exist_ok=True)
-        begun = load_model(given.base)
-        if given.start:  # surgery keeps the names of weights
-            begun.module.load_state_dict(load_model(given.start).module.state_dict())
         pixels = pixels_of(teacher, spread(list(images.entries()), given.fitted_on))
-        made = built(begun, plan, pixels, steps=given.fit_steps, device=given.device)
+        made = built(teacher, plan, pixels, steps=given.fit_steps, device=given.device)
         save_model(made, fitted)
     student = replace(load_model(str(fitted)), spec=plan.spec)
     print(f"{plan.spec}: fitted after {time.monotonic() - started:.0f} s", flush=True)

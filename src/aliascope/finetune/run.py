@@ -126,7 +126,7 @@ def finetune(
         limit: at most so many images.
         checkpoint_seconds: how much work, in seconds, a kill may cost.
         cache_bytes: of memory for decoded pictures; the others are decoded every time.
-        threads: that decode; by default as many as there are cores.
+        threads: that decode; by default 16 or as many as there are cores, whichever is less.
         progress: called after each step with the steps done, their number, and what it waits for:
             decoding or step.
         overrides: single settings by name, in place of those of `settings`.
