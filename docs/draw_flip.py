@@ -20,7 +20,7 @@ from aliascope.measure.shiftmap import RADIUS, shift_by, shifted_logits
 from aliascope.shifts import windows
 
 IMAGE = "chelsea.png#0-0"
-MODELS = {"EfficientNet-Lite0": "efficientnet_lite0", "repaired": "efficientnet_lite0_blurpool"}
+MODELS = {"EfficientNet-Lite0": "efficientnet_lite0", "repaired": "efficientnet_lite0_ideal"}
 COLOURS = {"EfficientNet-Lite0": "#1b6ca8", "repaired": "#c8501e"}
 
 

@@ -208,7 +208,7 @@ def methods(study):
 
 _RIVALS = {
     "efficientnet_lite0": "original",
-    "efficientnet_lite0_blurpool": "repaired",
+    "efficientnet_lite0_ideal": "repaired",
     "low-pass": "its low-pass alone",
     "crop-selection:laplacian": "crop selection, Laplacian",
     "crop-selection": "crop selection",

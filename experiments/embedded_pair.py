@@ -26,7 +26,8 @@ STEM, BEHIND = "conv_stem", [f"blocks.{i}" for i in (1, 2, 3, 5)]
 PLANS = {
     "ideal": dict.fromkeys(BEHIND, "ideal"),
     "quality": dict.fromkeys([STEM, BEHIND[0]], "folded:3") | dict.fromkeys(BEHIND[1:], "ideal"),
-    "free": dict.fromkeys([STEM, *BEHIND], "folded:3"),
+    "free": dict.fromkeys(BEHIND, "folded:3"),
+    "steady": dict.fromkeys([STEM, *BEHIND], "folded:3"),
     "augmented": dict.fromkeys([STEM, *BEHIND], "folded:1"),
 }
 """Where which filter goes; "augmented" has none: the control, trained as the others are."""

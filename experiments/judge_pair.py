@@ -28,7 +28,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("imagenet")
     parser.add_argument("photos")
-    parser.add_argument("model", nargs="?", default="efficientnet_lite0_blurpool")
+    parser.add_argument("model", nargs="?", default="efficientnet_lite0_ideal")
     given = parser.parse_args()
     labelled = list(open_images(given.imagenet).entries())
     unused = list(open_images(given.photos).entries())[14::15]

@@ -34,7 +34,7 @@ from aliascope.stability import logits_of, stability
 from aliascope.statistics import mean_intervals, paired
 
 OUT = Path(__file__).parents[1] / "docs" / "studies" / "rivals"
-BASE, REPAIRED = "efficientnet_lite0", "efficientnet_lite0_blurpool"
+BASE, REPAIRED = "efficientnet_lite0", "efficientnet_lite0_ideal"
 ALONE = "@low-pass"
 """The filter of crop selection, and no selection: what of it is due to the filter."""
 CONTENDERS = [

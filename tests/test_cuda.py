@@ -37,7 +37,7 @@ CONVERTED = [
     f"{SMALL}@{method}"
     for method in ("aps", "lps", "wavelet", "folded", "ideal", "adaptive", "tips")
 ]
-NETWORKS = [SMALL, "efficientnet_lite0", "efficientnet_lite0_blurpool", *CONVERTED]
+NETWORKS = [SMALL, "efficientnet_lite0", "efficientnet_lite0_ideal", *CONVERTED]
 PATCHES = "timm:vit_tiny_patch16_224"
 POOLS = [BlurPool, IdealPool, WaveletPool, AdaptivePool, TIPSPool, APSPool, LPSPool]
 FIGURES = ("sis", "logit_instability", "avr", "sampled_avr", "alias_share")
@@ -114,7 +114,7 @@ class TestMeasure:
         same(there(PATCHES, weights="random"), on_cpu(PATCHES, weights="random"), 1e-3)
 
     @pytest.mark.parametrize("shifts", ["circular", "crop", "native", "half"])
-    @pytest.mark.parametrize("model", [SMALL, "efficientnet_lite0_blurpool"])
+    @pytest.mark.parametrize("model", [SMALL, "efficientnet_lite0_ideal"])
     def test_all_shifts(self, model, shifts):
         run = there(model, shifts=shifts)
         assert run.config["border"] == shifts
@@ -131,7 +131,7 @@ class TestMeasure:
         assert found.notices == expected.notices
         assert {x.device.type for x in found.module.parameters()} == {DEVICE}
 
-    @pytest.mark.parametrize("model", [SMALL, "efficientnet_lite0_blurpool", f"{SMALL}@ideal"])
+    @pytest.mark.parametrize("model", [SMALL, "efficientnet_lite0_ideal", f"{SMALL}@ideal"])
     def test_twice_the_same_bits(self, model, monkeypatch):
         monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
         same(there(model), there(model), 0)

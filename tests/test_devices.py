@@ -49,7 +49,7 @@ def moved(module, there):
 @pytest.fixture(scope="module")
 def prepared():
     """Of a repaired network; what it decimates is known from the modules that surgery put there."""
-    found = batch.prepare(load_model("efficientnet_lite0_blurpool"), device="cpu")
+    found = batch.prepare(load_model("efficientnet_lite0_ideal"), device="cpu")
     modules = dict(found.module.named_modules())
     of_modules = {name: x for name, x in found.decimations.items()
                   if isinstance(modules.get(name), Downsampler)}  # fmt: skip

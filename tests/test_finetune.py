@@ -555,6 +555,17 @@ class TestLosses:
         expected = (feature_distance(*stems) + feature_distance(*heads)).item() / 2
         assert parts["features"].item() == pytest.approx(expected, rel=1e-4)
 
+    def test_maps_are_those_of_eight_images_or_of_a_fourth(self, net):
+        """What the others of the batch show changes nothing in that part."""
+        objective = self.objective(net.eval(), feature_weight=1, consistency=0)
+        seen = torch.rand(40, 3, 16, 16)
+        for size, compared in ((6, 6), (20, 8), (40, 10)):
+            before = objective(seen[:size], 0)["features"].item()
+            others, last = seen[:size].clone(), seen[:size].clone()
+            others[compared:], last[compared - 1] = 0, 0
+            assert objective(others, 0)["features"].item() == pytest.approx(before, rel=1e-5)
+            assert objective(last, 0)["features"].item() != pytest.approx(before, rel=1e-3)
+
     def test_an_image_without_energy_has_no_say_in_the_penalty(self, net):
         (layer,) = penalised(strided_layers(net, torch.zeros(1, 3, 16, 16)), None)
         x = torch.rand(3, 6, 8, 8)

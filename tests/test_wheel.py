@@ -13,7 +13,7 @@ import sys
 sys.modules.update(dict.fromkeys(["pytest", "hypothesis", "beartype", "statsmodels"]))
 import aliascope
 assert aliascope.__file__.startswith(sys.argv[1]), aliascope.__file__
-run = aliascope.measure("efficientnet_lite0_blurpool", "photos", limit=2, device="cpu")
+run = aliascope.measure("efficientnet_lite0_ideal", "photos", limit=2, device="cpu")
 print(len(run.images), len(run.layers))
 """
 

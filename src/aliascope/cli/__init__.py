@@ -20,7 +20,7 @@ COMMANDS = {
     "verify": ("keeping", "run"),
     "compare": (
         "measuring",
-        "efficientnet_lite0 efficientnet_lite0_blurpool --images photos --limit 4",
+        "efficientnet_lite0 efficientnet_lite0_ideal --images photos --limit 4",
     ),
     "bench": (
         "timing",
@@ -39,7 +39,7 @@ COMMANDS = {
     ),
     "report": ("reporting", "results"),
     "models": ("inspecting", "resnet18"),
-    "explore": ("exploring", "efficientnet_lite0 efficientnet_lite0_blurpool"),
+    "explore": ("exploring", "efficientnet_lite0 efficientnet_lite0_ideal"),
 }
 """Command → the module of this package that has it, and an example that runs, for its help."""
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

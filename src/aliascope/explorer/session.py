@@ -38,7 +38,7 @@ from aliascope.shifts import Border, Shift
 from aliascope.spectra import power_spectrum
 from aliascope.taps import tap
 
-MODELS = ("efficientnet_lite0", "efficientnet_lite0_blurpool")
+MODELS = ("efficientnet_lite0", "efficientnet_lite0_ideal")
 MAX_BYTES = 20_000_000
 """Of a photograph that is dropped."""
 SHOWN_LAYERS = ("sampled_avr", "alias_share", "avr")

@@ -18,8 +18,10 @@ from aliascope.spectra import alias_violation_ratio
 from aliascope.stability import logits_of
 from aliascope.taps import evaluating, strided_layers, tap
 
-_SHIFTED_SHARE = 4
+_SHARE = 4
 """Every fourth image is seen shifted, too: as unbiased as all, at a quarter of the price."""
+_COMPARED = 8
+"""Images whose maps are compared, or every fourth where these are more."""
 
 
 def distillation(
@@ -119,14 +121,14 @@ class Runner:
     """Names of modules whose inputs are read, before a downsampler that surgery put there."""
     layers: Sequence[StridedLayer] = ()
 
-    def __call__(self, x: Float[Tensor, "batch chan h w"]) -> Pass:
-        """One forward."""
+    def __call__(self, x: Float[Tensor, "batch chan h w"], compared: int | None = None) -> Pass:
+        """One forward; features are those of so many images, or of all."""
         features: dict[str, Tensor] = {}
         ratios: dict[str, Tensor] = {}
 
         def read(layer: StridedLayer | str, x: Tensor) -> None:
             if isinstance(layer, str):
-                features[layer] = x.clone()  # what comes later may write into it
+                features[layer] = x[:compared].clone()  # what comes later may write into it
             else:
                 ratios[layer.name] = mean_alias_ratio(x, layer)
 
@@ -171,19 +173,21 @@ class Objective:
         settings = self._settings
         x = _window(views, 0, 0, self.margin)
         count = len(x)
+        some = -(-count // _SHARE)
+        compared = min(max(some, _COMPARED), count)
         both = x
         if self.margin:
             shift = ONE_PIXEL[step % len(ONE_PIXEL)]
-            moved = _window(views[: -(-count // _SHIFTED_SHARE)], shift.rows, shift.columns, 1)
+            moved = _window(views[:some], shift.rows, shift.columns, 1)
             both = torch.cat([x, moved])
         both = self._preprocessing.normalise(both).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            target = self._teacher(both[:count])
-        output = self._student(both)
+            target = self._teacher(both[:count], compared)
+        output = self._student(both, compared)
         z, shifted = output.logits[:count], output.logits[count:]
         parts = {"distillation": distillation(z, target.logits, settings.temperature)}
         if target.features:
-            pairs = [(output.features[k][:count], x) for k, x in target.features.items()]
+            pairs = [(output.features[k], x) for k, x in target.features.items()]
             parts["features"] = torch.stack([feature_distance(*pair) for pair in pairs]).mean()
         still = z[: len(shifted)].detach()
         if settings.consistency:

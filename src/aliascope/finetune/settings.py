@@ -43,7 +43,8 @@ class FinetuneSettings:
     """T."""
     feature_weight: int | float = 1.0
     """Of the distance of the maps that the teacher's strided layers read, and of what its last
-    linear layer reads, as far as the model has modules of these names."""
+    linear layer reads, as far as the model has modules of these names; of every fourth image of a
+    batch, or of eight."""
     consistency: int | float = 1.0
     """Weight of the change under a one-pixel move, by crops that really are one pixel apart;
     measured on every fourth image of a batch."""

@@ -37,7 +37,7 @@ CIFAR = "cifar_resnet8"
 REPAIRED = {
     name: Path(__file__).with_name(f"{name}.safetensors")
     for name in (
-        "efficientnet_lite0_blurpool",
+        "efficientnet_lite0_ideal",
         *(f"{CIFAR}_{method}" for method in ("blurpool", "ideal")),
     )
 }

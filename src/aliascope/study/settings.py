@@ -60,7 +60,7 @@ class StudySettings:
 PRESETS = {
     "embedded": StudySettings(
         "efficientnet_lite0",
-        "efficientnet_lite0_blurpool",
+        "efficientnet_lite0_ideal",
         control="efficientnet_lite0@blurpool:1",
     ),
     "paper": StudySettings(
