@@ -43,6 +43,8 @@ def main():
         path = Path(folder) / "run"
         with timed("written"):
             write(path, given)
+        with timed("start"), shard(path, given.shards - 1, given.shards) as writer:
+            writer.finish()
         read(path)
         with timed("verify"):
             print(verify(path).verdict)
@@ -58,14 +60,10 @@ def write(path, given):
     """As the shards would, one after the other."""
     files._sync = lambda _: None
     random = np.random.default_rng(0)
-    for shard in range(given.shards):
-        with RunWriter(
-            path, {"model": "m", "images": "i"}, LAYERS, {}, shard=(shard, given.shards),
-            flush_seconds=1e9,
-        ) as writer:  # fmt: skip
-            writer._sound = lambda *_: {}  # which would read what the shards before have written
+    for index in range(given.shards):
+        with shard(path, index, given.shards) as writer:
             for part in range(given.parts // given.shards):
-                ids = [f"{shard}/{part}/{k}.jpg" for k in range(given.images)]
+                ids = [f"{index}/{part}/{k}.jpg" for k in range(given.images)]
                 rows = {name: random.random(len(ids)) for name in IMAGE_METRICS}
                 layers = {name: random.random((len(ids), len(LAYERS))) for name in METRICS}
                 writer.add({"image_id": ids, "group": ids} | rows, layers)
@@ -73,6 +71,14 @@ def write(path, given):
                 writer._flush()
                 del writer._save
             writer.finish()
+
+
+def shard(path, index, count):
+    """Who writes one of them; on entering, what the shards before have written lies there."""
+    return RunWriter(
+        path, {"model": "m", "images": "i"}, LAYERS, {"listing": "these"},
+        shard=(index, count), flush_seconds=1e9,
+    )  # fmt: skip
 
 
 def read(path):

@@ -14,7 +14,7 @@ from torch import nn
 
 import aliascope
 from aliascope import ImageError, RunError, measure, merge, open_images, verify
-from aliascope.measure import merging
+from aliascope.measure import merging, writing
 from aliascope.measure.store import Run
 from aliascope.measure.writing import RunWriter
 
@@ -106,6 +106,44 @@ def test_what_one_driver_began_another_continues(tmp_path, alone):
     run = measured(tmp_path)
     assert run.state == "complete"
     check_equal(run, alone)
+
+
+def test_a_shard_does_not_read_what_the_others_wrote(tmp_path, alone, monkeypatch):
+    """A thousand of them would else read half a million times; what is not known is read."""
+    read, read_part = [], writing.read_part
+    monkeypatch.setattr(
+        writing, "read_part", lambda *given: (read.append(given[2]), read_part(*given))[1]
+    )
+    for index in range(3):
+        measured(tmp_path, shard=(index, 3))
+    assert read == []
+    measured(tmp_path, shard=(1, 3))
+    assert {part[:-6] for part in read} == {"part-1-of-3"}
+    read.clear()
+    measured(tmp_path, shard=(1, 2))  # of another partition: who knows what they have
+    assert {part[:-6] for part in read} == {f"part-{index}-of-3" for index in range(3)}
+    check_equal(merge(tmp_path), alone)
+
+
+def test_shards_of_a_folder_that_grows_measure_nothing_twice(tmp_path):
+    """What comes in front gives the others other numbers, so that shards hold each other's."""
+    folder, out = tmp_path / "pictures", tmp_path / "run"
+    folder.mkdir()
+    for index in range(4):
+        some_picture(index).save(folder / f"{index}.png")
+    for index in range(2):
+        measure(net(), folder, shard=(index, 2), out=out, device="cpu")
+    some_picture(9).save(folder / "00.png")
+    for _ in range(2):
+        for index in range(2):
+            measure(net(), folder, shard=(index, 2), out=out, device="cpu")
+    assert verify(out).twice == 0
+    check_equal(Run.open(out), measure(net(), folder, device="cpu"))
+
+
+def some_picture(seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (240, 240, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(noise)
 
 
 def test_an_image_of_two_shards_counts_once(tmp_path, alone):

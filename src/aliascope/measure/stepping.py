@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -74,6 +75,8 @@ def into_run(
     if identities is None:  # what a stream will yield is not known: the same part of the same one
         config |= {"images_digest": source.digest, "limit": source.limit}
     info = environment(instrument.device) | {"seed": seed}
+    if shard is not None:  # its number says which images it holds, as long as these are the same
+        info["listing"] = replace(source, shard=(0, 1)).digest
     with RunWriter(
         out,
         config,
