@@ -425,12 +425,11 @@ def folding(study):
     }
     for shifts in ("crop", "native"):
         moved = rows.xs(("logit_instability", shifts), level=("metric", "shifts")).loc[names]
-        cells[f"logits, {shifts}"] = [
-            f"{row.change:+.0%} {limits(row.change_low, row.change_high, '+.0%')}"
-            for row in moved.itertuples()
-        ]
+        cells[f"logits, {shifts}"] = bounded(moved, "change", "+.0%")
     agreed = rows.xs(("agreement", "crop"), level=("metric", "shifts")).loc[names]
     cells["agreement, crop"] = [_from_to(row, "+.3f") for row in agreed.itertuples()]
+    certain = rows.xs(("sis_half", "crop"), level=("metric", "shifts")).loc[names]
+    cells["SIS at confidence ½, crop"] = bounded(certain, "change", "+.0%")
     times = study / "latencies.csv"
     if times.exists():
         timed = pd.read_csv(times).set_index(["model", "batch"])
@@ -438,6 +437,20 @@ def folding(study):
             own = timed.xs(batch, level="batch").loc[names]
             cells[f"latency, batch {batch}"] = bounded(own, "ratio", ".2f")
     return markdown(cells)
+
+
+def channels(study):
+    """What it wins to filter some channels alone: a row a share of them."""
+    rows = pd.read_csv(study / "channels.csv")
+    which = zip(rows["channels"], rows["that count"], strict=True)
+    return markdown(
+        {
+            "filtered at": [x if " " in x else f"`{x}`" for x in rows["places"]],
+            "share of the channels": [f"{x:.1%}, which count {what}" for x, what in which],
+            "logits, crop": bounded(rows, "change", "+.0%"),
+            "as the original": [f"{kept:.3f}" for kept in rows["kept"]],
+        }
+    )
 
 
 def _from_to(row, form):
@@ -538,7 +551,7 @@ def plain(values):
 _MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
 _MAKERS += (penalty, methods, shares, steps, cures, architectures, explained, flips)
 _MAKERS += (trained, fed, fed_places, folding, exports, ran, elsewhere)
-_MAKERS += (rates, graphs, gpu_training, depths)
+_MAKERS += (rates, graphs, gpu_training, depths, channels)
 _MAKERS += (rivals, rivals_agreement, rivals_cost, moving)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
