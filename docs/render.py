@@ -423,6 +423,8 @@ def folding(study):
         "top-1": [_from_to(row, "+.3f") for row in accuracy.itertuples()],
         "as the original": [f"{kept:.3f}" for kept in accuracy["kept"]],
     }
+    if "kl" in accuracy:
+        cells["KL"] = [number(x, ".2f") for x in accuracy["kl"]]
     for shifts in ("crop", "native"):
         moved = rows.xs(("logit_instability", shifts), level=("metric", "shifts")).loc[names]
         cells[f"logits, {shifts}"] = bounded(moved, "change", "+.0%")

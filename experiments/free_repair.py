@@ -17,10 +17,12 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 from embedded_pair import BASE, BEHIND, STEM, parted, source
 
 from aliascope import Plan, bench, compare, load_model, measure
 from aliascope.finetune import recalibrate
+from aliascope.finetune.losses import distillation
 from aliascope.finetune.recalibration import spread
 from aliascope.repair import fit_folded
 from aliascope.repair.search import built, pixels_of
@@ -46,7 +48,7 @@ def main():
     images, held = parted(given.imagenet, given.photos)
     held = source(list(held.entries())[: given.limit], held.classes, held.spec)
     original = load_model(BASE)
-    trained = {file.parent.name: partial(read, file) for file in given.trained}
+    trained = {named(file): partial(read, file) for file in given.trained}
     makers = trained or contenders(original, images, given)
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "folding.csv"
@@ -56,26 +58,35 @@ def main():
         borders = ("crop", "native") if missing else ()
         before = {shifts: measure(original, held, shifts=shifts) for shifts in borders}
         for name in missing:
-            rows = [known, *judged(name, makers[name](), held, before)]
+            rows = [known, *judged(name, makers[name](), held, before, original)]
             known = pd.concat([each for each in rows if len(each)], ignore_index=True)
             known.to_csv(file, index=False)
     if given.seconds:
-        named = [replace(make(fit=False), spec=name) for name, make in makers.items()]
-        timed = bench([replace(original, spec="original"), *named], seconds=given.seconds)
+        made = [replace(make(fit=False), spec=name) for name, make in makers.items()]
+        timed = bench([replace(original, spec="original"), *made], seconds=given.seconds)
         print(timed)
         hardware = timed.info["hardware"]
         timed.table.assign(hardware=hardware).to_csv(given.out / "latencies.csv", index=False)
 
 
-def judged(name, network, held, before):
+def judged(name, network, held, before, original):
     """Its figures against the original's, a table for each kind of shifts."""
+    distance = divergence(network, original, held)
     for shifts, run in before.items():
         found = compare(run, measure(network, held, shifts=shifts))
         chosen = found.images[found.images["metric"].isin(FIGURES)]
         kept = found.prediction_agreement.value
         print(f"{name}, {shifts}\n{chosen[['metric', *COLUMNS]].round(4).to_string()}", flush=True)
-        own = chosen.assign(network=name, shifts=shifts, kept=kept, n=found.n)
-        yield own[["network", "shifts", "metric", "n", "kept", *COLUMNS]]
+        own = chosen.assign(network=name, shifts=shifts, kept=kept, kl=distance, n=found.n)
+        yield own[["network", "shifts", "metric", "n", "kept", "kl", *COLUMNS]]
+
+
+def divergence(network, original, held):
+    """Mean KL(original ‖ network), in nats."""
+    pixels = pixels_of(original, list(held.entries()))
+    with torch.no_grad():
+        pairs = [(network.module(x), original.module(x)) for x in pixels.split(16)]
+    return distillation(*map(torch.cat, zip(*pairs, strict=True))).item()
 
 
 def contenders(original, images, given):
@@ -93,6 +104,11 @@ def contenders(original, images, given):
         ),
         "kernels of the same size, fitted": shop.same_kernels,
     }
+
+
+def named(file):
+    """The folder's name, and which of its files it is if not the model."""
+    return file.parent.name + ("" if file.stem == "model" else f", {file.stem}")
 
 
 def read(file, fit=True):  # noqa: ARG001 - called as the workshop is

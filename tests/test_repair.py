@@ -251,18 +251,20 @@ class TestCombined:
         assert sorted(map(tuple, found[["a", "b"]].to_numpy())) == [
             ("folded:3", "ideal"), ("folded:3", "none"), ("none", "ideal"), ("none", "none"),
         ]  # fmt: skip
-        # ln 0.81 + 0.03, ln 0.9, ln 0.9 + 0.03, 0
+        # ln 0.9, ln 0.81 + 0.15, 0, ln 0.9 + 0.15
         assert found["b"].tolist() == ["ideal", "ideal", "none", "none"]
-        assert found["latency"].iloc[0] == pytest.approx(1.04)  # 0.99 counts as 1
         row = found.query("a == 'folded:3' and b == 'ideal'").iloc[0]
+        assert row["latency"] == pytest.approx(1.04)  # 0.99 counts as 1
         assert row["change"] == pytest.approx(0.9 * 0.9 - 1)
-        assert row["score"] == pytest.approx(np.log(0.81) + 0.1 * 0.3)
+        assert row["score"] == pytest.approx(np.log(0.81) + 0.5 * 0.3)
 
-    def test_what_training_wins_back_weighs_little(self):
-        dear = combined(self.TABLE, Budget(latency=2), worth=1).iloc[0]
-        cheap = combined(self.TABLE, Budget(latency=2), worth=0).iloc[0]
-        assert (cheap["a"], cheap["b"]) == ("ideal", "ideal")
-        assert dear["a"] == "ideal"
+    def test_what_is_far_from_the_original_is_left_out(self):
+        """The dearer a nat, the fewer places: none where it weighs more than is won."""
+        chosen = [
+            tuple(combined(self.TABLE, Budget(latency=2), worth=worth).loc[0, ["a", "b"]])
+            for worth in (0, 1, 3)
+        ]
+        assert chosen == [("ideal", "ideal"), ("ideal", "ideal"), ("none", "ideal")]
 
 
 @pytest.mark.parametrize(
