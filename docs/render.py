@@ -448,7 +448,9 @@ def channels(study):
     return markdown(
         {
             "filtered at": [x if " " in x else f"`{x}`" for x in rows["places"]],
-            "share of the channels": [f"{x:.1%}, which count {what}" for x, what in which],
+            "channels": [
+                {0: "none", 1: "all"}.get(x, f"{x:.1%}, which count {what}") for x, what in which
+            ],
             "logits, crop": bounded(rows, "change", "+.0%"),
             "as the original": [f"{kept:.3f}" for kept in rows["kept"]],
         }

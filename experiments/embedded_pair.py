@@ -54,6 +54,7 @@ def main():
     parser.add_argument("photos")
     parser.add_argument("--base", default=BASE)
     parser.add_argument("--repair", default="ideal", choices=PLANS)
+    parser.add_argument("--start", type=Path, help="go on from a file, of the same plan")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-4)
@@ -73,10 +74,11 @@ def main():
     teacher = load_model(given.base)
     plan = Plan(given.base, PLANS[given.repair])
     started = time.monotonic()
-    fitted = given.out / "fitted.safetensors"
-    if not fitted.exists():
+    fitted = given.start or given.out / "fitted.safetensors"
+    if not given.start and not fitted.exists():
         given.out.mkdir(parents=True, exist_ok=True)
         pixels = pixels_of(teacher, spread(list(images.entries()), given.fitted_on))
+        pixels = None if given.repair == "augmented" else pixels  # fitted, it were no control
         made = built(teacher, plan, pixels, steps=given.fit_steps, device=given.device)
         save_model(made, fitted)
     student = replace(load_model(str(fitted)), spec=plan.spec)
