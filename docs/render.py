@@ -351,7 +351,10 @@ def flips(study):
 def bounded(rows, name, form):
     """Numbers with their limits."""
     limited = zip(rows[name], rows[f"{name}_low"], rows[f"{name}_high"], strict=True)
-    return [f"{number(x, form)} {limits(low, high, form)}" for x, low, high in limited]
+    return [
+        f"{number(x, form)} {limits(low, high, form)}".removesuffix(" –")
+        for x, low, high in limited
+    ]
 
 
 def trained(study):
@@ -436,7 +439,7 @@ def folding(study):
     if times.exists():
         timed = pd.read_csv(times).set_index(["model", "batch"])
         for batch in (1, 32):
-            own = timed.xs(batch, level="batch").loc[names]
+            own = timed.xs(batch, level="batch").reindex(names)  # filters alone decide it
             cells[f"latency, batch {batch}"] = bounded(own, "ratio", ".2f")
     return markdown(cells)
 

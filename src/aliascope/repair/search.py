@@ -37,9 +37,9 @@ TRIED = ("folded:3", "blurpool:3", "ideal")
 WORTH = 0.5
 """What a nat of KL to the original, before training, weighs against the logarithm of instability.
 
-Of three plans for EfficientNet-Lite0, trained alike, the one that was nearest to the original before
-training was nearest after it, and by far the best of them (docs/repair.md, Trained): at a tenth of a
-nat, as it was before that, the worst would have been chosen."""
+Of three plans for EfficientNet-Lite0 the one nearest to the original before training was nearest
+after it, and the best of them (docs/repair.md, Trained). A tenth, as it was before that was known,
+would have chosen the worst."""
 _VERIFIED = 3
 """Combinations that are made and measured."""
 _UNSURE = 0.1
