@@ -221,7 +221,8 @@ def test_the_committed_studies_are_whole():
         assert set(record["phases"].values()) == {"complete"}, study
         rows = pd.read_csv(study / "tables" / "phase5_tradeoff.csv").set_index("role")
         assert record["headline"]["mean_sis"] == pytest.approx(rows["mean_sis"].to_dict())
-        assert len(list((study / "tables").iterdir())) == 6
+        tables = {file.stem for file in (study / "tables").iterdir()}
+        assert len(tables - {"phase4_dependence"}) == 6  # which is younger than some of them
 
 
 def test_the_targets_of_the_readme_exist():

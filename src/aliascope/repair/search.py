@@ -239,7 +239,7 @@ def combined(table: pd.DataFrame, budget: Budget, worth: float = WORTH) -> pd.Da
         latency (as predicted from single places) and score, ln(1 + change) + worth · kl.
 
     >>> table = pd.DataFrame({"place": ["a", "a"], "method": ["ideal", "blurpool:3"]})
-    >>> table = table.assign(change=[-0.2, -0.1], kl=[0.1, 0.5], latency=[1.2, 1.01])
+    >>> table = table.assign(change=[-0.2, -0.1], kl=[0.1, 0.05], latency=[1.2, 1.01])
     >>> combined(table, Budget(latency=1.1))["a"].tolist()
     ['blurpool:3', 'none']
     """
