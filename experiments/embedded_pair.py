@@ -77,8 +77,9 @@ def main():
     fitted = given.start or given.out / "fitted.safetensors"
     if not given.start and not fitted.exists():
         given.out.mkdir(parents=True, exist_ok=True)
-        pixels = pixels_of(teacher, spread(list(images.entries()), given.fitted_on))
-        pixels = None if given.repair == "augmented" else pixels  # fitted, it were no control
+        pixels = None
+        if given.repair != "augmented":  # fitted, it were no control
+            pixels = pixels_of(teacher, spread(list(images.entries()), given.fitted_on))
         made = built(teacher, plan, pixels, steps=given.fit_steps, device=given.device)
         save_model(made, fitted)
     student = replace(load_model(str(fitted)), spec=plan.spec)
