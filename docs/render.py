@@ -101,6 +101,32 @@ def correlation(study):
     return captioned(markdown(cells), "phase4_correlation", study)
 
 
+def kinds(study):
+    """The same by other measures of dependence: a row a layer of the baseline."""
+    rows = table(study, "phase4_correlation")
+    cells = {"layer": [f"`{name}`" for name in rows["layer_name"]]}
+    shown = {"dcor": "distance correlation²", "mi": "mutual information (nats)"}
+    shown |= {"network": "R² of a small network"}
+    for end, target in (("", "SIS"), ("_logit_instability", "logits")):
+        cells[f"r², {target}"] = [f"{r * r:.3f}" for r in rows[f"baseline_pearson{end}"]]
+        for name, title in shown.items():
+            own = rows[[f"baseline_{name}{end}", f"baseline_{name}{end}_p_holm"]]
+            cells[f"{title}, {target}"] = [f"{x:z.3f} ({p:.2g})" for x, p in own.to_numpy()]
+    return markdown(cells)
+
+
+def together(study):
+    """What all layers together explain, out of sample: a row a network, target and model."""
+    rows = table(study, "phase4_dependence")
+    targets = rows["target"].str.replace("_", " ").str.replace("sis", "SIS")
+    cells = {"": list(rows["role"] + ", " + targets + ", " + rows["model"])}
+    cells["R²"] = [f"{x:.3f} (p {p:.2g})" for x, p in zip(rows["r2"], rows["r2_p"], strict=True)]
+    cells["of confidence alone"] = [f"{x:.3f}" for x in rows["r2_confidence"]]
+    beyond = zip(rows["r2_beyond"], rows["r2_beyond_p"], strict=True)
+    cells["of what that leaves"] = [f"{x:.3f} (p {p:.2g})" for x, p in beyond]
+    return captioned(markdown(cells), "phase4_dependence", study)
+
+
 def published(study):
     rows = pd.DataFrame(json.loads((study / "summary.json").read_text())["published"])
     rows = rows[rows["figure"].str.startswith("conv1 ") & ~rows["figure"].str.contains(" r ")]
@@ -389,6 +415,29 @@ def depths(study):
     return markdown(cells)
 
 
+def kernels(study):
+    """One small network with strided kernels of several sizes: a row a size, before and after."""
+    rows = pd.read_csv(study / "kernels.csv")
+    shown = {"accuracy": "top-1", "logit_instability": "logit instability"}
+    shown |= {"alias_share.layer1.conv1": "alias share, first"}
+    shown |= {"alias_share.layer2.conv1": "second"}
+    shown |= {f"alias_carried.{stride}": f"aliasing carries, stride {stride}" for stride in (2, 4)}
+    cells = {"kernel": [], **{title: [] for title in shown.values()}}
+    for (stage, kernel), own in rows.groupby(["stage", "kernel"], sort=False):
+        cells["kernel"].append(f"{kernel} × {kernel}, {stage}")
+        own = own.set_index("figure")
+        for name, title in shown.items():
+            if name not in own.index:
+                cells[title].append("–")
+                continue
+            row = own.loc[name]
+            text = f"{row['mean_b']:.3f}"
+            if stage == "trained" and row["difference"]:
+                text += f", {row['difference']:+.3f} {limits(row['low'], row['high'], '+.3f')}"
+            cells[title].append(text)
+    return markdown(cells)
+
+
 def fed(study):
     """What training with a low-pass changes in front of it, all places together."""
     rows = pd.read_csv(study / "delegation.csv")
@@ -555,8 +604,8 @@ def plain(values):
     ]
 
 
-_MAKERS = (headline, layers, correlation, published, judged, verdict, search, training)
-_MAKERS += (penalty, methods, shares, steps, cures, architectures, explained, flips)
+_MAKERS = (headline, layers, correlation, kinds, together, published, judged, verdict, search, training)
+_MAKERS += (kernels, penalty, methods, shares, steps, cures, architectures, explained, flips)
 _MAKERS += (trained, fed, fed_places, folding, exports, ran, elsewhere)
 _MAKERS += (rates, graphs, gpu_training, depths, channels)
 _MAKERS += (rivals, rivals_agreement, rivals_cost, moving)
