@@ -113,7 +113,7 @@ def forwards(models, source, batch=8):
     for loaded in models.values():
         instrument = prepare(loaded, preprocess="resize224", ops="conv", device="cpu")
         images = loaded_ahead(source.entries(), instrument.seen)
-        for some in iter(lambda: list(islice(images, batch)), []):
+        while some := list(islice(images, batch)):
             view_logits(instrument, torch.stack([image.pixels for image in some]))
 
 
@@ -189,8 +189,7 @@ def main():
         median = statistics.median(ratios)
         faster = f" (that is {1 / median:.2f} times faster)" if median < 1 else ""
         print(
-            f"{mine} / {name}: {median:.3f}{faster}, "
-            f"rounds {min(ratios):.3f} to {max(ratios):.3f}"
+            f"{mine} / {name}: {median:.3f}{faster}, rounds {min(ratios):.3f} to {max(ratios):.3f}"
         )
     avr, sis = differences(plain, runs)
     print(f"largest difference from the published computation: AVR {avr:.1e}, SIS {sis:.1e}")

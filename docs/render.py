@@ -425,12 +425,12 @@ def kernels(study):
     cells = {"kernel": [], **{title: [] for title in shown.values()}}
     for (stage, kernel), own in rows.groupby(["stage", "kernel"], sort=False):
         cells["kernel"].append(f"{kernel} × {kernel}, {stage}")
-        own = own.set_index("figure")
+        figures = own.set_index("figure")
         for name, title in shown.items():
-            if name not in own.index:
+            if name not in figures.index:
                 cells[title].append("–")
                 continue
-            row = own.loc[name]
+            row = figures.loc[name]
             text = f"{row['mean_b']:.3f}"
             if stage == "trained" and row["difference"]:
                 text += f", {row['difference']:+.3f} {limits(row['low'], row['high'], '+.3f')}"
@@ -604,7 +604,18 @@ def plain(values):
     ]
 
 
-_MAKERS = (headline, layers, correlation, kinds, together, published, judged, verdict, search, training)
+_MAKERS = (
+    headline,
+    layers,
+    correlation,
+    kinds,
+    together,
+    published,
+    judged,
+    verdict,
+    search,
+    training,
+)
 _MAKERS += (kernels, penalty, methods, shares, steps, cures, architectures, explained, flips)
 _MAKERS += (trained, fed, fed_places, folding, exports, ran, elsewhere)
 _MAKERS += (rates, graphs, gpu_training, depths, channels)

@@ -54,6 +54,7 @@ def main():
     parser.add_argument("photos")
     parser.add_argument("--base", default=BASE)
     parser.add_argument("--repair", default="ideal", choices=PLANS)
+    parser.add_argument("--frame", type=int, help="side that it sees the original's pictures at")
     parser.add_argument("--start", type=Path, help="go on from a file, of the same plan")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -82,7 +83,10 @@ def main():
             pixels = pixels_of(teacher, spread(list(images.entries()), given.fitted_on))
         made = built(teacher, plan, pixels, steps=given.fit_steps, device=given.device)
         save_model(made, fitted)
-    student = replace(load_model(str(fitted)), spec=plan.spec)
+    inner = student = replace(load_model(str(fitted)), spec=plan.spec)
+    if given.frame:
+        smaller = load_model(f"{fitted}@frame:{given.frame}")
+        student = replace(smaller, spec=f"{plan.spec}@frame:{given.frame}")
     print(f"{plan.spec}: fitted after {time.monotonic() - started:.0f} s", flush=True)
     settings = FinetuneSettings(
         steps=given.steps,
@@ -108,7 +112,8 @@ def main():
         out=given.out / "training",
         progress=lambda step, steps, _: print(f"step {step} of {steps}", end="\r", flush=True),
     )
-    save_model(replace(student, module=tuned.model), given.out / "model.safetensors", half=True)
+    module = tuned.model.get_submodule("model") if given.frame else tuned.model
+    save_model(replace(inner, module=module), given.out / "model.safetensors", half=True)
     seconds = round(time.monotonic() - started)
     hardware = environment(chosen_device(given.device))["hardware"]
     record = tuned.to_dict() | {"repair": given.repair, "seconds": seconds, "hardware": hardware}

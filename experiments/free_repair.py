@@ -5,10 +5,10 @@
 The folders are those of embedded_pair.py. EfficientNet-Lite0 with a filter of three taps folded
 into the kernel at each of the four places behind the stem, and at the stem as well; the grown
 kernels fitted to the densely filtered network; recalibrated. Beside them the control that filters
-nothing, and `ideal`. With --trained, what embedded_pair.py made in place of these. Judged against
-the original on held-out photographs under crop and native shifts; then all are timed side by side.
-Writes docs/studies/repairs/folding.csv and latencies.csv. A killed run goes on with the networks
-that are missing.
+nothing, and `ideal`. With --trained, in place of these, what embedded_pair.py made, or other specs.
+Judged against the original on held-out photographs under crop and native shifts; then all are timed
+side by side. Writes docs/studies/repairs/folding.csv and latencies.csv. A killed run goes on with
+the networks that are missing.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("imagenet")
     parser.add_argument("photos")
-    parser.add_argument("--trained", action="append", default=[], metavar="FILE", type=Path)
+    parser.add_argument("--trained", action="append", default=[], metavar="SPEC")
     parser.add_argument("--limit", type=int, default=250, help="0 judges none, and times alone")
     parser.add_argument("--fitted-on", type=int, default=64)
     parser.add_argument("--fit-steps", type=int, default=250)
@@ -48,7 +48,7 @@ def main():
     images, held = parted(given.imagenet, given.photos)
     held = source(list(held.entries())[: given.limit], held.classes, held.spec)
     original = load_model(BASE)
-    trained = {named(file): partial(read, file) for file in given.trained}
+    trained = {named(spec): partial(read, spec) for spec in given.trained}
     makers = trained or contenders(original, images, given)
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "folding.csv"
@@ -106,14 +106,18 @@ def contenders(original, images, given):
     }
 
 
-def named(file):
-    """The folder's name, and which of its files it is if not the model."""
-    return file.parent.name + ("" if file.stem == "model" else f", {file.stem}")
+def named(spec):
+    """Of a file the folder's name, and which of its files it is if not the model; else the spec."""
+    path, found, more = spec.partition(".safetensors")
+    if not found:
+        return spec
+    file = Path(path)
+    return file.parent.name + ("" if file.stem == "model" else f", {file.stem}") + more
 
 
-def read(file, fit=True):  # noqa: ARG001 - called as the workshop is
+def read(spec, fit=True):  # noqa: ARG001 - called as the workshop is
     """What was trained, from its file."""
-    return load_model(str(file))
+    return load_model(spec)
 
 
 class Workshop:

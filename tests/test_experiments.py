@@ -80,6 +80,37 @@ class TestTheTrainedComparison:
         assert len(seen["aps"]) == 2
         assert all(map(torch.equal, seen["aps"], seen["strided"]))
 
+    def test_only_strided_kernels_vary(self, training):
+        import kernels
+
+        built = load_model(training.spec_of("strided"), weights="random", seed=2)
+        for side in kernels.SIDES:
+            net = kernels.network(side, 2).module
+            assert net(torch.rand(2, 3, 24, 24)).shape == (2, 10)
+            for name, weight in built.module.state_dict().items():
+                mine = net.state_dict()[name]
+                if name in ("layer1.conv1.weight", "layer2.conv1.weight"):
+                    assert mine.shape[2:] == (side, side)
+                    assert torch.equal(mine, weight) == (side == kernels.BUILT)
+                    spread = mine.std() * (weight.shape[1] * side**2) ** 0.5
+                    assert spread == pytest.approx(3**-0.5, rel=0.1)  # torch's own
+                else:
+                    assert torch.equal(mine, weight)
+
+    @pytest.mark.slow
+    def test_kernels_are_trained_and_compared(self, training, tiny_cifar, tmp_path, monkeypatch):
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        runs, table = tmp_path / "runs", tmp_path / "kernels.csv"
+        words = [tiny_cifar, "--out", runs, "--seeds", 2, "--epochs", 1, "--limit", 20]
+        run(monkeypatch, "kernels.py", *words, "--workers", 1, "--table", table)
+        rows = pd.read_csv(table).set_index(["stage", "kernel", "figure"])
+        assert rows.loc[("trained", 3), "difference"].eq(0).all()  # itself
+        assert rows.loc[("trained", 5, "logit_instability"), "groups"] == 2
+        assert {stage for stage, _, _ in rows.index} == {"initial", "trained"}
+        times = {path: path.stat().st_mtime_ns for path in runs.glob("*.json")}
+        run(monkeypatch, "kernels.py", *words, "--workers", 1, "--table", table)
+        assert {path: path.stat().st_mtime_ns for path in runs.glob("*.json")} == times
+
     @pytest.mark.slow
     def test_it_trains_goes_on_and_is_judged(self, training, tiny_cifar, tmp_path, monkeypatch):
         monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))

@@ -36,6 +36,7 @@ from aliascope.finetune.optimisation import Average, optimiser, rate_at, side_at
 from aliascope.finetune.settings import FinetuneSettings
 from aliascope.images import Entry, batches, in_threads
 from aliascope.images.preprocessing import Preprocessing
+from aliascope.inference import SmallerFrame
 from aliascope.models import load_model
 from aliascope.shifts import cropped_views
 from aliascope.stability import circular_logits, shift_instability, stability
@@ -484,12 +485,24 @@ class TestLosses:
         assert feature_distance(teacher, teacher).item() == 0
         assert feature_distance(0 * teacher, teacher).item() == pytest.approx(1)
 
+    def test_a_map_of_another_size_is_resized(self):
+        """A constant stays what it is, a fine tone vanishes: the teacher's map is antialiased."""
+        board = 1 - 2.0 * ((torch.arange(16)[:, None] + torch.arange(16)) % 2)
+        small = torch.full((1, 2, 8, 8), 3.0)
+        assert feature_distance(small, torch.full((1, 2, 16, 16), 3.0)).item() < 1e-12
+        assert feature_distance(small, board.expand(1, 2, 16, 16) + 3).item() < 1e-3
+
+    def test_features_behind_a_smaller_frame_are_found_within_it(self, net):
+        example = torch.zeros(1, 3, 16, 16)
+        student = SmallerFrame(net, (16, 16), (12, 12))
+        assert feature_layers(student, net, example) == {"conv": "model.conv", "head": "model.head"}
+
     def test_features_are_what_strided_layers_and_the_last_linear_layer_read(self, net):
         """The stem reads the image; a linear layer that does not run is none."""
         net.unused = nn.Linear(2, 2)
         example = torch.zeros(1, 3, 16, 16)
-        assert feature_layers(net, net, example) == ["conv", "head"]
-        assert feature_layers(nn.ReLU(), net, example) == []
+        assert feature_layers(net, net, example) == {"conv": "conv", "head": "head"}
+        assert feature_layers(nn.ReLU(), net, example) == {}
 
     def test_a_downsampler_before_a_layer_does_not_change_its_features(self):
         """What is compared is the map, not what surgery filters it to."""

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from aliascope import ModelError, load_model, measure, save_model
+from aliascope import ModelError, compare, load_model, measure, save_model
 from aliascope.images.preprocessing import RESIZE_224, Preprocessing
-from aliascope.inference import CropSelection, ShiftAverage, around
+from aliascope.inference import CropSelection, ShiftAverage, SmallerFrame, around, seen_by
 from aliascope.inference.averaging import half_phases
 
 
@@ -179,6 +179,11 @@ def test_phases_are_half_a_patch_or_half_a_stride_apart():
         (lambda: around(network(), RESIZE_224, "crop-selection"), "6 pixels on each side"),
         (lambda: around(network(), RESIZE_224, "crop-selection:best"), "'crop-selection:best'"),
         (lambda: around(network(), RESIZE_224, "shift-average:9"), "no wrapper 'shift-average:9'"),
+        *(
+            (lambda text=text: around(network(), RESIZE_224, text), f"frame:192; got '{text}'")
+            for text in ("frame", "frame:", "frame:224", "frame:0", "frame:1.5", "frame:small")
+        ),
+        (lambda: SmallerFrame(network(), SIZE, (20, 24))(torch.zeros(1, 3, 20, 24)), "of 40 × 48"),
         (
             lambda: CropSelection(nn.Identity(), SIZE, MARGIN)(torch.zeros(1, 3, *SIZE)),
             "takes frames of 58 × 66 pixels, got 40 × 48",
@@ -197,6 +202,45 @@ def test_the_frame_keeps_the_scale_and_leaves_a_pixel_to_move_over():
         assert (frame.resize, frame.crop) == (own.resize, crop)
         frame.widened(1)
     assert around(network(), own, "crop-selection:circular")[1].crop == own.crop
+
+
+def test_a_smaller_frame_is_the_picture_itself_resized():
+    """A constant and a slow tone stay; at the old Nyquist limit less than a tenth is left."""
+    seen = SmallerFrame(nn.Identity(), (40, 48), (30, 36))
+    torch.testing.assert_close(
+        seen(torch.full((2, 3, 40, 48), 0.3)), torch.full((2, 3, 30, 36), 0.3)
+    )
+    board = 1 - 2.0 * ((torch.arange(40)[:, None] + torch.arange(48)) % 2)
+    assert seen(board.expand(1, 3, 40, 48))[..., 4:-4, 4:-4].abs().max() < 0.1
+    x = (torch.arange(48) + 0.5) / 48
+    slow = torch.cos(2 * torch.pi * 3 * x).expand(1, 3, 40, 48)
+    expected = torch.cos(2 * torch.pi * 3 * (torch.arange(36) + 0.5) / 36)
+    assert (seen(slow) - expected)[..., 4:-4].abs().max() < 0.03
+
+
+def test_sides_of_a_frame_keep_their_ratio():
+    assert seen_by("frame:60", (40, 80)) == (30, 60)
+    assert seen_by("crop-selection", (40, 80)) == (40, 80)
+
+
+def test_what_is_converted_within_a_smaller_frame_is_converted_for_it():
+    """Padding as TensorFlow has it begins with another phase on odd sides."""
+    for side in (192, 208):
+        net = load_model(f"efficientnet_lite0@frame:{side}")
+        control = load_model(f"efficientnet_lite0@blurpool:1@frame:{side}")
+        example = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.testing.assert_close(net.module(example), control.module(example))
+
+
+def test_a_smaller_frame_is_compared_place_by_place():
+    pair = "cifar_resnet8", "cifar_resnet8_ideal@frame:20"
+    for one, other in (pair, pair[::-1]):
+        found = compare(one, other, images="photos", limit=3, device="cpu", shifts="crop")
+        share = found.layers[found.layers["metric"] == "alias_share"]
+        names = [x.removeprefix("model.").partition(".")[0] for x in share["layer_a"]]
+        others = [x.removeprefix("model.").partition(".")[0] for x in share["layer_b"]]
+        assert names == others == ["layer1", "layer1", "layer2", "layer2"]
 
 
 def test_a_wrapper_is_the_end_of_a_spec_and_is_measured_like_a_network(tmp_path):

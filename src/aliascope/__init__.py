@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # imported when a name is asked for: torch alone takes a seco
     from aliascope.finetune import FineTuned, FinetuneSettings, finetune, recalibrate
     from aliascope.images import ImageSource, open_images
     from aliascope.images.preprocessing import Preprocessing
-    from aliascope.inference import CropSelection, ShiftAverage
+    from aliascope.inference import CropSelection, ShiftAverage, SmallerFrame
     from aliascope.latency import Latency, bench
     from aliascope.measure import measure, measure_together
     from aliascope.measure.merging import merge
@@ -83,6 +83,7 @@ __all__ = [
     "Run",
     "RunError",
     "ShiftAverage",
+    "SmallerFrame",
     "StridedLayer",
     "Verified",
     "__version__",

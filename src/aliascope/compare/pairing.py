@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -25,7 +26,8 @@ def pair_layers(
     Layers at one place are partners, in order of execution: of one cumulative stride, both on a
     shortcut or neither, and of one output size; then those that agree but for the size, then those
     that agree but for the shortcut. Where a
-    place holds more layers in one model than in the other they have no partners. Models without any
+    place holds more layers in one model than in the other they have no partners. Where one model
+    alone begins by resizing the picture, strides are counted from there. Models without any
     place in common are paired by order alone, if they have as many layers.
 
     Args:
@@ -47,6 +49,9 @@ def pair_layers(
     """
     if layer_map:
         return _mapped(model_a, layers_a, model_b, layers_b, layer_map)
+    names_a, names_b = ([layer.name for layer in layers] for layers in (layers_a, layers_b))
+    if _resizes_the_picture(layers_a) != _resizes_the_picture(layers_b):
+        layers_a, layers_b = (_behind_a_resize(layers) for layers in (layers_a, layers_b))
     partners: dict[str, str] = {}
     for place in (
         _place,
@@ -59,7 +64,6 @@ def pair_layers(
         for key in here:
             if len(here[key]) == len(there[key]):
                 partners |= zip(here[key], there[key], strict=True)
-    names_a, names_b = ([layer.name for layer in layers] for layers in (layers_a, layers_b))
     if not partners and len(names_a) == len(names_b):
         return list(zip(names_a, names_b, strict=True))
     if not partners:
@@ -73,6 +77,23 @@ def pair_layers(
 
 def _place(layer: StridedLayer) -> tuple[Any, ...]:
     return layer.cumulative_stride, layer.shortcut, layer.output_shape[1:]
+
+
+def _resizes_the_picture(layers: Sequence[StridedLayer]) -> bool:
+    first = layers[:1]
+    return any(x.kind == "interpolate" and x.stride == x.cumulative_stride for x in first)
+
+
+def _behind_a_resize(layers: Sequence[StridedLayer]) -> Sequence[StridedLayer]:
+    """Without a resize of the picture itself, with strides as if there had been none."""
+    if not _resizes_the_picture(layers):
+        return layers
+    rows, columns = layers[0].stride
+    strides = [(x.cumulative_stride[0] / rows, x.cumulative_stride[1] / columns) for x in layers]
+    return [
+        replace(layer, cumulative_stride=(round(down, 6), round(right, 6)))
+        for layer, (down, right) in zip(layers[1:], strides[1:], strict=True)
+    ]
 
 
 def _by(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from aliascope.errors import ModelError
 from aliascope.finetune.settings import FinetuneSettings
 from aliascope.images.preprocessing import Preprocessing
+from aliascope.inference import SmallerFrame
 from aliascope.records import StridedLayer
 from aliascope.runtime import Precision, computing
 from aliascope.shifts import ONE_PIXEL
@@ -49,9 +50,14 @@ def distillation(
 
 
 def feature_distance(
-    student: Float[Tensor, "batch *map"], teacher: Float[Tensor, "batch *map"]
+    student: Float[Tensor, "batch *map"], teacher: Float[Tensor, "batch *larger"]
 ) -> Float[Tensor, ""]:
-    """‖student − teacher‖² / ‖teacher‖² over the batch: 0 where equal, 1 for a student of zeros."""
+    """‖student − teacher‖² / ‖teacher‖² over the batch: 0 where equal, 1 for a student of zeros.
+
+    A teacher's map of another size is resized, with antialiasing.
+    """
+    if student.shape[2:] != teacher.shape[2:]:
+        teacher = F.interpolate(teacher.float(), student.shape[2:], mode="bilinear", antialias=True)
     difference = student.float() - teacher.float()
     return difference.square().mean() / teacher.float().square().mean().clamp_min(1e-12)
 
@@ -86,11 +92,14 @@ def penalised(layers: Sequence[StridedLayer], chosen: Sequence[str] | None) -> l
 
 def feature_layers(
     student: nn.Module, teacher: nn.Module, example: Float[Tensor, "batch chan h w"]
-) -> list[str]:
+) -> dict[str, str]:
     """Modules whose inputs the networks share: where the teacher downsamples, and its classifier.
 
-    These are the last maps of each resolution; what reads the image is left out. The names are the
-    teacher's, and surgery keeps them. There may be none.
+    These are the last maps of each resolution; what reads the image is left out. Surgery keeps the
+    teacher's names; behind a smaller frame they have a prefix. There may be none.
+
+    Returns:
+        Name in the teacher → name in the student.
     """
     layers = strided_layers(teacher, example)
     names = [layer.name for layer in layers if layer.stride != layer.cumulative_stride]
@@ -98,8 +107,10 @@ def feature_layers(
     ran: list[str] = []
     with evaluating(teacher), tap(teacher, linear, read=lambda name, _: ran.append(name)):
         teacher(example)
-    shared = {name for name, _ in student.named_modules()}
-    return [name for name in dict.fromkeys([*names, *ran[-1:]]) if name in shared]
+    known = {name for name, _ in student.named_modules()}
+    inside = "model." if isinstance(student, SmallerFrame) else ""
+    shared = {name: f"{inside}{name}" for name in [*names, *ran[-1:]]}
+    return {name: own for name, own in shared.items() if own in known}
 
 
 @dataclass
@@ -187,7 +198,8 @@ class Objective:
         z, shifted = output.logits[:count], output.logits[count:]
         parts = {"distillation": distillation(z, target.logits, settings.temperature)}
         if target.features:
-            pairs = [(output.features[k], x) for k, x in target.features.items()]
+            names = zip(self._student.features, self._teacher.features, strict=True)
+            pairs = [(output.features[own], target.features[name]) for own, name in names]
             parts["features"] = torch.stack([feature_distance(*pair) for pair in pairs]).mean()
         still = z[: len(shifted)].detach()
         if settings.consistency:

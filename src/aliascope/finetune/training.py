@@ -43,7 +43,7 @@ class Training:
         module = frozen(copied(student.module), settings.frozen)
         self._name = student.spec
         with failures_named(student.spec, example.shape):
-            layers, features = [], []
+            layers, features = [], {}
             if settings.alias_penalty:
                 layers = penalised(strided_layers(module, example), settings.alias_layers)
             if settings.feature_weight:
@@ -54,8 +54,8 @@ class Training:
         if not any(p.requires_grad for p in module.parameters()):
             raise ModelError(f"{student.spec} has no parameter that requires a gradient")
         self.objective = Objective(
-            Runner(module, settings.precision, features, layers),
-            Runner(self.guide, settings.teacher_precision or settings.precision, features),
+            Runner(module, settings.precision, [*features.values()], layers),
+            Runner(self.guide, settings.teacher_precision or settings.precision, [*features]),
             settings,
             preprocessing,
         )

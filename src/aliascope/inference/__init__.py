@@ -1,13 +1,14 @@
 """A network as it is, asked otherwise: rivals of repair, which cost little and train nothing.
 
-They are modules whose input is a frame larger than what the network takes, or, for circular shifts,
-as large. At the end of a model spec they go around what stands before it:
-`efficientnet_lite0@crop-selection`, `…@ideal@shift-average`.
+They are modules whose input is a frame larger than what the network takes, or as large. At the end
+of a model spec they go around what stands before it: `efficientnet_lite0@crop-selection`,
+`…@ideal@shift-average`.
 
 crop-selection             the window that the content picks, to a fraction of a pixel
 crop-selection:laplacian   by the strongest Laplacian response, to whole pixels
 crop-selection:circular    the same as the first, of the picture rolled: exact under circular shifts
 shift-average              the mean of the logits of four windows, half a sample of the stem apart
+frame:192                  the same picture at a side of so many pixels: what pays for a repair
 """
 
 from dataclasses import replace
@@ -17,11 +18,20 @@ from torch import nn
 from aliascope.errors import ModelError
 from aliascope.images.preprocessing import Preprocessing, channels_of
 from aliascope.inference.averaging import ShiftAverage, half_phases
+from aliascope.inference.frame import SmallerFrame
 from aliascope.inference.selection import REACH, CropSelection, Score
 
-__all__ = ["WRAPPERS", "CropSelection", "ShiftAverage", "around", "is_wrapper"]
+__all__ = [
+    "WRAPPERS",
+    "CropSelection",
+    "ShiftAverage",
+    "SmallerFrame",
+    "around",
+    "is_wrapper",
+    "seen_by",
+]
 
-WRAPPERS = ("crop-selection", "shift-average")
+WRAPPERS = ("crop-selection", "shift-average", "frame")
 _SELECTIONS: dict[str, tuple[Score, bool]] = {
     "": ("corners", False),
     "laplacian": ("laplacian", False),
@@ -38,6 +48,27 @@ def is_wrapper(text: str) -> bool:
     (True, False)
     """
     return text.partition(":")[0] in WRAPPERS
+
+
+def seen_by(text: str, crop: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns that a network sees within a wrapper, of the crop that was its own.
+
+    Raises:
+        ModelError: a frame that is no smaller than the crop.
+
+    >>> seen_by("frame:192", (224, 224)), seen_by("shift-average", (224, 224))
+    ((192, 192), (224, 224))
+    """
+    name, _, side = text.partition(":")
+    if name != "frame":
+        return crop
+    if not side.isdecimal() or not 0 < int(side) < max(crop):
+        raise ModelError(
+            f"frame takes the longer side of a smaller picture in pixels, below {max(crop)}, such "
+            f"as frame:{round(max(crop) * 6 / 7)}; got {text!r}"
+        )
+    rows, columns = (max(round(x * int(side) / max(crop)), 1) for x in crop)
+    return rows, columns
 
 
 def around(
@@ -61,6 +92,9 @@ def around(
     (254, 254)
     """
     name, _, option = text.partition(":")
+    if name == "frame":
+        crop = preprocessing.crop
+        return SmallerFrame(module, crop, seen_by(text, crop)), preprocessing
     if name == "shift-average" and not option:
         offsets = half_phases(module, channels_of(module), preprocessing.crop)
         more = max(max(offset) for offset in offsets)

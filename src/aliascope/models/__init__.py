@@ -16,7 +16,7 @@ leave the rest, the padding of the downsamplers: `zeros`, `replicate`, `circular
 there is none), or `at=PLACE,PLACE` to convert only what these names of operations or modules hold.
 Conversions can be chained: `…@folded:5:at=blocks.1,blocks.2@ideal`.
 The last link may be a wrapper of `aliascope.inference`: `timm:resnet50@crop-selection`,
-`…@ideal@shift-average`.
+`…@ideal@shift-average`, `…@ideal@frame:192`.
 """
 
 import itertools
@@ -38,7 +38,7 @@ from aliascope.images.preprocessing import (
     channels_of,
     preprocessing_of,
 )
-from aliascope.inference import around, is_wrapper
+from aliascope.inference import around, is_wrapper, seen_by
 from aliascope.models.catalogues import (
     REPAIRED,
     available_models,
@@ -159,7 +159,11 @@ def load_model(
     base, texts = _parts(spec)
     if texts and is_wrapper(texts[-1]):
         inner = spec.removesuffix(f"@{texts[-1]}")
-        return within(load_model(inner, weights=weights, seed=seed), texts[-1])
+        loaded = load_model(inner, weights=weights, seed=seed)
+        crop = loaded.preprocessing.crop
+        if (seen := seen_by(texts[-1], crop)) != crop:  # "same" padding goes by the size
+            loaded = load_model(inner, weights=weights, seed=seed, size=seen)
+        return within(loaded, texts[-1])
     if early := next(filter(is_wrapper, texts), None):
         raise ModelError(f"{spec}: {early} goes around what stands before it; name it last")
     recipes = [Recipe.parse(text) for text in texts]
