@@ -325,3 +325,37 @@ def test_what_cannot_be_repaired_is_said_in_a_sentence(pictures, tmp_path):
     flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(AliascopeError, match="no operation that could be repaired"):
         repair(flat, pictures, **quick | {"out": tmp_path / "f"})
+
+
+def test_a_smaller_frame_pays_for_filters(pictures, tmp_path):
+    """The limit counts the whole: filters may cost what the frame saves."""
+    options = {**QUICK, "methods": ["ideal"], "frame": 20, "settings": UNTRAINED}
+    out = tmp_path / "smaller"
+    found = repair("cifar_resnet8", pictures, out=out, budget="latency=40,top1=-100", **options)
+    assert (found.combined["latency"] <= 40 * (24 / 20) ** 2).all()
+    assert found.spec.endswith("@frame:20")
+    assert any("model.safetensors@frame:20" in text for text in found.notices)
+    judged = compare(out / "judged-crop" / "A", out / "judged-crop" / "B")
+    spec = f"{out / 'model.safetensors'}@frame:20"
+    held = tmp_path / "held"
+    held.mkdir()
+    for name in json.loads((out / "search.json").read_bytes())["config"]["holdout"]:
+        shutil.copy(pictures / name, held)
+    again = compare("cifar_resnet8", spec, images=held, shifts="crop", device="cpu")
+    rows = [x.images.set_index("metric").loc["logit_instability"] for x in (judged, again)]
+    assert rows[0]["mean_b"] == pytest.approx(rows[1]["mean_b"], rel=1e-4)
+    with pytest.raises(AliascopeError, match="frame"):
+        repair("cifar_resnet8", pictures, out=out, **{**options, "frame": 16})
+    with pytest.raises(AliascopeError, match="below 24"):
+        repair("cifar_resnet8", pictures, out=tmp_path / "large", **{**options, "frame": 24})
+
+
+def test_a_repair_within_a_smaller_frame_is_trained_on_the_originals_pictures(pictures, tmp_path):
+    plan = Plan("cifar_resnet8", {"layer1": "ideal"})
+    settings = replace(SETTINGS, steps=2, batch_size=4)
+    options = {**QUICK, "plan": plan, "frame": 20, "settings": settings}
+    found = repair("cifar_resnet8", pictures, out=tmp_path / "out", **options)
+    before = load_model("cifar_resnet8").module.state_dict()
+    after = load_model(str(tmp_path / "out" / "model.safetensors")).module.state_dict()
+    assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
+    assert found.training["steps"] == 2

@@ -184,6 +184,15 @@ def repair(
             min=0, metavar="N", help=f"Train for so many steps of {_SETTINGS.batch_size} pictures."
         ),
     ] = _REPAIR.settings.steps,
+    frame: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="PIXELS",
+            help="Show the repaired network its pictures at a smaller side: what that saves pays "
+            "for filters.",
+        ),
+    ] = _REPAIR.frame,
     export_to: Annotated[
         str | None,
         typer.Option(
@@ -222,6 +231,7 @@ def repair(
             methods=method or _REPAIR.methods,
             holdout=int(holdout) if holdout.isdecimal() else holdout,
             settings=replace(_REPAIR.settings, steps=steps),
+            frame=frame,
             weights=weights,
             planning=planning,
             latency_seconds=latency_seconds,

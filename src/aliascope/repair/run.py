@@ -21,8 +21,9 @@ from aliascope.finetune.recalibration import spread
 from aliascope.finetune.run import recalibrated_if_nearer
 from aliascope.images import Entry, ImageSource, open_images
 from aliascope.images.preprocessing import possible_shifts
+from aliascope.inference import seen_by
 from aliascope.latency import Latency, bench
-from aliascope.models import LoadedModel, load_model, save_model
+from aliascope.models import LoadedModel, load_model, save_model, within
 from aliascope.models.files import read_tensors, sealed_tensors
 from aliascope.records import Progress
 from aliascope.repair.budget import Budget
@@ -124,6 +125,7 @@ def repair(
     methods: Sequence[str] = TRIED,
     holdout: int | str | Path | ImageSource = 128,
     settings: FinetuneSettings = SETTINGS,
+    frame: int | None = None,
     export_to: str | Path | None = None,
     weights: str | Path = "pretrained",
     planning: int = 24,
@@ -148,6 +150,8 @@ def repair(
         holdout: number of pictures kept apart for the proof, or a source of its own; labels that
             number the model's classes give top-1.
         settings: of the training; `steps=0` leaves it out.
+        frame: side in pixels at which the repaired network sees the original's pictures, smaller
+            ones than those: that pays for filters. The limit of latency counts the whole.
         export_to: a file name in OUT, such as model.onnx: the repaired network for another runtime
             (see `export`), proven on the pictures kept apart.
         weights: "pretrained", "random" or a file.
@@ -178,6 +182,9 @@ def repair(
     limits = Budget.parse(budget) if isinstance(budget, str) else budget
     given = plan if isinstance(plan, Plan | None) else Plan.open(plan)
     loaded = load_model(model, weights=weights)
+    crop = loaded.preprocessing.crop
+    seen = crop if frame is None else seen_by(f"frame:{frame}", crop)
+    spared_by_frame = math.prod(crop) / math.prod(seen)
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
     training, held = _parted(source, holdout, settings.seed)
     pictures = spread(list(training.entries()), planning)
@@ -193,17 +200,21 @@ def repair(
         "plan": None if given is None else dict(given.choices),
         "holdout": [entry.id for entry in held.entries()],
         "settings": plain(settings.settled().to_dict()),
-    }
+    } | ({} if frame is None else {"frame": frame})
     ours = lock(folder, SEARCH, PLAN, "judged-*", TRAINING)
     try:
         with told("trying methods") as report:
             found = _searched(
-                folder, config, loaded, given, limits, pictures, methods,
+                folder, config, loaded, given,
+                replace(limits, latency=limits.latency * spared_by_frame), pictures, methods,
                 seconds=latency_seconds, device=device, report=report,
             )  # fmt: skip
         spared = spread(list(training.entries()), settings.recalibration)
         with told("fitting"):
-            repaired = _fitted(folder, loaded, found.plan, pictures, spared, chosen_device(device))
+            small = replace(loaded, preprocessing=replace(loaded.preprocessing, crop=seen))
+            inner = _fitted(folder, small, found.plan, pictures, spared, chosen_device(device))
+            inner = replace(inner, preprocessing=loaded.preprocessing)
+        repaired = inner if frame is None else within(inner, f"frame:{frame}")
         if settings.steps:
             with told("training") as report:
                 tuned = finetune(
@@ -218,8 +229,10 @@ def repair(
                     progress=report,
                 )
             repaired = replace(repaired, module=tuned.model)
-        if repaired.provenance is not None:
-            save_model(repaired, folder / MODEL)
+            trained = tuned.model if frame is None else tuned.model.get_submodule("model")
+            inner = replace(inner, module=trained)
+        if inner.provenance is not None:
+            save_model(inner, folder / MODEL)
         judged = {}
         borders, notice = possible_shifts(
             SHIFTS, loaded.preprocessing, (picture.pixels for picture in held)
@@ -237,13 +250,17 @@ def repair(
     finally:
         ours.release()
     told_too = [notice] if notice else []
-    if repaired.provenance is None:
+    if frame is not None:
+        told_too.append(f"it sees its pictures at a side of {frame}: name it {MODEL}@frame:{frame}")
+    if inner.provenance is None:
         told_too.append(
             f"{loaded.spec} was passed as a module: {MODEL} was not written, {TRAINING} "
             f"(untrained: {FITTED}) holds the weights; name it as package.module:function to get a "
             "model spec"
         )
-    result = _result(loaded, found, limits, judged, latency, settings, training, device, told_too)
+    result = _result(
+        loaded, repaired.spec, found, limits, judged, latency, settings, training, device, told_too
+    )
     result.save(folder / RECORD)
     return result
 
@@ -377,6 +394,7 @@ def _timed(
 
 def _result(
     loaded: LoadedModel,
+    spec: str,
     found: _Found,
     limits: Budget,
     judged: dict[Border, Comparison],
@@ -396,7 +414,7 @@ def _result(
     notices = dict.fromkeys([*told, *found.notices, *first.notices, *latency.notices])
     return Repaired(
         model=loaded.spec,
-        spec=found.plan.spec,
+        spec=spec,
         budget=str(limits),
         choices=dict(found.plan.choices),
         tried=found.tried,
