@@ -123,6 +123,9 @@ def test_layers(run):
     assert stem == "0 conv_stem conv 3×3 2 3×224×224 32×112×112 2"
     assert [line.split()[2] for line in lines[2:6]] == 4 * ["blur_pool"]
     assert lines[6:] == ["", "5 places downsample, 1 of them through no fixed low-pass: conv (1)."]
+    status, out, _ = run("layers cifar_resnet8_blurpool@frame:20")
+    assert out.splitlines()[1].split()[2:4] == ["interpolate", "5×5"]
+    assert out.splitlines()[-1].endswith("places downsample, all of them through a fixed low-pass.")
 
 
 def test_layers_as_json_marks_shortcuts(run):

@@ -520,6 +520,20 @@ def test_bare_calls(name):
     assert all(layer.function is not None for layer in layers)
 
 
+@pytest.mark.parametrize(
+    ("mode", "size", "taps"), [("bicubic", 14, 7), ("bilinear", 14, 3), ("bilinear", 24, 3)]
+)
+def test_a_resize_with_antialiasing_has_the_taps_of_its_filter(mode, size, taps):
+    """As many as one pixel of the result depends on."""
+    net = Net(lambda _, x: F.interpolate(x, size, mode=mode, antialias=True))
+    (layer,) = strided_layers(net, image(28))
+    assert layer.kernel == (taps, taps)
+    x = image(28).requires_grad_()
+    net(x)[0, 0, size // 2, size // 2].backward()
+    reached = x.grad[0, 0].abs().sum(0).gt(1e-7).sum().item()
+    assert reached <= taps + 1
+
+
 @pytest.mark.parametrize("name", [name for name in CALLS if CALLS[name][1]])
 def test_a_bare_call_is_tapped_at_its_argument(name):
     net = Net(lambda net, x: CALLS[name][0](net.relu(x - 0.5)), relu=nn.ReLU())

@@ -80,8 +80,14 @@ def _table(found: list[StridedLayer]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
+def _filters(layer: StridedLayer) -> bool:
+    """Whether it is a fixed low-pass; of resizes those with antialiasing have taps."""
+    resize = layer.kind == "interpolate" and layer.kernel != (1, 1)
+    return layer.kind in _LOW_PASSES or resize
+
+
 def _verdict(found: list[StridedLayer]) -> str:
-    bare = Counter(layer.kind for layer in found if layer.kind not in _LOW_PASSES)
+    bare = Counter(layer.kind for layer in found if not _filters(layer))
     kinds = [f"{kind} ({n})" for kind, n in bare.items()]
     places = f"{len(found)} {'place downsamples' if len(found) == 1 else 'places downsample'}"
     if not kinds:

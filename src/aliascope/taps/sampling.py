@@ -1,5 +1,6 @@
 """Which calls of torch functions change the sampling grid, and by how much."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -165,6 +166,16 @@ def _resized(kind: Kind) -> Callable[[Tensor, Tensor, tuple, dict], Sampling | N
     return resized
 
 
+def _interpolated(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
+    """A resize; one with antialiasing reads as far as its filter reaches."""
+    found = _resized("interpolate")(x, y, args, kwargs)
+    if not (found and _argument(args, kwargs, 6, "antialias", False)):
+        return found
+    reach = {"bilinear": 1, "bicubic": 2}[_argument(args, kwargs, 3, "mode", "")]
+    rows, columns = (2 * math.ceil(reach * max(step, 1)) - 1 for step in found.stride)
+    return found._replace(kernel=(rows, columns))
+
+
 def _warped(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
     """Samples at given places: a coarser map, if there are fewer along neither axis alone."""
     found = _resized("interpolate")(x, y, args, kwargs)
@@ -241,7 +252,7 @@ _SAMPLERS: dict[str, Callable[[Tensor, Tensor, tuple, dict], Sampling | None]] =
     "adaptive_max_pool2d_with_indices": _resized("max_pool"),
     "fractional_max_pool2d": _resized("max_pool"),
     "fractional_max_pool2d_with_indices": _resized("max_pool"),
-    "interpolate": _resized("interpolate"),
+    "interpolate": _interpolated,
     "grid_sample": _warped,
     "conv_transpose2d": _transposed_conv,
     "pixel_shuffle": _resized("interpolate"),
