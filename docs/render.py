@@ -374,6 +374,27 @@ def flips(study):
     return markdown({"score": list(rows["score"]), "AUC": auc, "ahead of the margin": ahead})
 
 
+def flips_elsewhere(study):
+    """The same of other networks, a row each: what explains the movement, what tells the flips."""
+    places = {"efficientnet_lite0": studies() / "attribution"}
+    places |= {place.name: place for place in sorted(study.iterdir())}
+    cells = {"network": [f"`{name}`" for name in places]}
+    for place in places.values():
+        rows = pd.read_csv(place / "explained.csv")
+        rows = rows[rows["of"] == "logit instability"].set_index("columns")["ridge"]
+        scores = pd.read_csv(place / "flips.csv").set_index("score")
+        own = {f"R², {name}": f"{rows[name]:.3f}" for name in _EXPLAINING}
+        own["AUC of the margin"] = f"{scores.loc['margin', 'auc']:.4f}"
+        for name in ("margin, predicted movement", "all"):
+            (own[f"ahead of it: {name}"],) = bounded(scores.loc[[name]], "ahead", "+.4f")
+        for title, text in own.items():
+            cells.setdefault(title, []).append(text)
+    return markdown(cells)
+
+
+_EXPLAINING = ("read AVRs", "length of the logits", "alias, weighted by the gradient", "all")
+
+
 def bounded(rows, name, form):
     """Numbers with their limits."""
     limited = zip(rows[name], rows[f"{name}_low"], rows[f"{name}_high"], strict=True)
@@ -617,7 +638,7 @@ _MAKERS = (
     training,
 )
 _MAKERS += (kernels, penalty, methods, shares, steps, cures, architectures, explained, flips)
-_MAKERS += (trained, fed, fed_places, folding, exports, ran, elsewhere)
+_MAKERS += (flips_elsewhere, trained, fed, fed_places, folding, exports, ran, elsewhere)
 _MAKERS += (rates, graphs, gpu_training, depths, channels)
 _MAKERS += (rivals, rivals_agreement, rivals_cost, moving)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
