@@ -557,13 +557,13 @@ def test_side_by_side_a_run_that_is_further_on_is_continued(net, folder, tmp_pat
 
 
 def test_side_by_side_workers_measure_one_after_the_other(monkeypatch, folder):
-    asked = []
+    asked, made = [], {name: object.__new__(aliascope.Run) for name in "ab"}
 
     def processes(model, *_, **__):
         asked.append(model)
-        return f"run of {model}"
+        return made[model]
 
     monkeypatch.setattr(sys.modules["aliascope.measure"], "in_processes", processes)
     jobs = [{"model": "a"}, {"model": "b"}]
-    assert together(folder, jobs, workers=2) == ["run of a", "run of b"]
+    assert together(folder, jobs, workers=2) == [made["a"], made["b"]]
     assert asked == ["a", "b"]

@@ -349,7 +349,7 @@ def _r2(
     return 1 - ((y - predicted) ** 2).sum(0) / ((y - mean) ** 2).sum(0)
 
 
-def _drawn(means: Float[np.ndarray, "groups columns"]) -> Float[np.ndarray, "groups columns"]:
+def _drawn(means: Float[np.ndarray, "groups columns"]) -> Float[np.ndarray, "drawn columns"]:
     if len(means) <= MOST:
         return means
     return means[np.sort(np.random.default_rng(0).choice(len(means), MOST, replace=False))]

@@ -43,7 +43,7 @@ def export(
     against: str | nn.Module | LoadedModel | None = None,
     weights: str | Path = "pretrained",
     preprocess: PreprocessingName | Preprocessing = "model",
-    tolerance: float = TOLERANCE,
+    tolerance: int | float = TOLERANCE,
     seconds: int | float = 10.0,
     progress: Report | None = None,
 ) -> Exported:
@@ -174,7 +174,7 @@ class _Maker:
     images: Any
     limit: int | None
     preprocess: PreprocessingName | Preprocessing
-    tolerance: float
+    tolerance: int | float
     progress: Report | None
 
     def file(self, loaded: LoadedModel, path: Path) -> _File:

@@ -285,7 +285,8 @@ def half_views(
 
     def box(shift: Shift) -> Box:
         top, left = down * (margin - shift.rows) / 2, right * (margin - shift.columns) / 2
-        return left, top, min(left + right * columns, width), min(top + down * rows, height)
+        far = min(left + right * columns, float(width)), min(top + down * rows, float(height))
+        return left, top, *far
 
     views = [preprocessing(pixels, box=box(shift)) for shift in (Shift("none", 0, 0), *plan)]
     return torch.stack(views), "" if min(down, right) > 1 else INTERPOLATED

@@ -159,7 +159,10 @@ def _parsed(text: str, path: Path) -> Provenance:
         record = json.loads(text)
         version = record.pop("format")
         if version <= _FORMAT:
-            recipes = tuple(Recipe(**recipe) for recipe in record.pop("recipes"))
+            recipes = tuple(
+                Recipe(**recipe | {"at": tuple(recipe.get("at", ()))})
+                for recipe in record.pop("recipes")
+            )
             texts = {name: str(record[name]) for name in ("base", "weights_digest", "version")}
             return Provenance(recipes=recipes, **texts)
     except (ValueError, TypeError, LookupError, AttributeError) as error:

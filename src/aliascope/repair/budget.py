@@ -17,9 +17,9 @@ class Budget:
     Budget(latency=1.05, top1=-0.5)
     """
 
-    latency: float = 1.15
+    latency: int | float = 1.15
     """Largest ratio to the original's latency, of single pictures."""
-    top1: float = -1.0
+    top1: int | float = -1.0
     """Smallest change of top-1 on held-out pictures, in points: −1 is one picture in a hundred."""
 
     def __post_init__(self) -> None:

@@ -129,7 +129,7 @@ def repair(
     export_to: str | Path | None = None,
     weights: str | Path = "pretrained",
     planning: int = 24,
-    latency_seconds: float = 10.0,
+    latency_seconds: int | float = 10.0,
     limit: int | None = None,
     device: str | None = None,
     progress: Progress | None = None,
@@ -306,7 +306,7 @@ def _searched(
     pictures: Sequence[Entry],
     methods: Sequence[str],
     *,
-    seconds: float,
+    seconds: int | float,
     device: str | None,
     report: Any,
 ) -> _Found:
@@ -380,7 +380,7 @@ def _timed(
     file: Path,
     before: LoadedModel,
     after: LoadedModel,
-    seconds: float,
+    seconds: int | float,
     device: str | None,
     report: Any,
 ) -> Latency:

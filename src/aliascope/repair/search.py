@@ -89,7 +89,7 @@ class Trials:
         entries: Sequence[Entry],
         *,
         border: Border | None = None,
-        seconds: float = 5.0,
+        seconds: int | float = 5.0,
         device: str | None = None,
     ) -> None:
         self.model = model
@@ -221,12 +221,12 @@ class Trials:
         }
 
 
-def score(change: float, kl: float, worth: float = WORTH) -> float:
+def score(change: float, kl: float, worth: int | float = WORTH) -> float:
     """What is to be made small: ln(1 + change of instability) + worth · KL."""
     return math.log(max(1 + change, 1e-6)) + worth * kl
 
 
-def combined(table: pd.DataFrame, budget: Budget, worth: float = WORTH) -> pd.DataFrame:
+def combined(table: pd.DataFrame, budget: Budget, worth: int | float = WORTH) -> pd.DataFrame:
     """Every combination of what was tried that keeps the budget, by what it promises.
 
     Args:

@@ -129,7 +129,7 @@ def number(x: float, form: str) -> str:
     return "–" if math.isnan(x) else format(x, form)
 
 
-def interval(low: float, high: float, form: str) -> str:
+def interval(low: int | float, high: int | float, form: str) -> str:
     """Two limits in brackets, and a dash where they are not known.
 
     >>> interval(-0.5, 0.25, "+.2f"), interval(float("nan"), float("nan"), "+.2f")
