@@ -117,7 +117,7 @@ class PolyphaseChoice(Downsampler):
         before = (self.size - 1) // 2
         return filtered(self.checked(x), self.kernel, (-before, -before), (1, 1), self.padding)
 
-    def choice_of(self, dense: Float[Tensor, "batch chan h w"]) -> Shaped[Tensor, "batch *p"]:
+    def choice_of(self, dense: Float[Tensor, "batch chan h w"]) -> Shaped[Tensor, "seen *p"]:
         """What is kept of this map; of a follower, what its leader has just chosen, unspent.
 
         Raises:

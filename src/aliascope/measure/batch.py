@@ -477,7 +477,7 @@ def _forwards(
 
 def views_of(
     instrument: Instrument, images: Float[Tensor, "batch *views chan height width"]
-) -> Float[Tensor, "shown chan rows columns"]:
+) -> Float[Tensor, "shown taken rows columns"]:
     """All views on the device, normalised: view by view, the unshifted one first."""
     if instrument.device.type == "cuda" and images.device.type == "cpu":
         images = images.pin_memory()

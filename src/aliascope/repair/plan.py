@@ -65,7 +65,8 @@ class Plan:
         """
         try:
             record = parsed(Path(path).read_bytes())
-            plan = cls(record["model"], record["choices"])
+            choices = {names: str(method) for names, method in record["choices"].items()}
+            plan = cls(record["model"], choices)
             for names, method in plan.choices.items():
                 if method != NONE:
                     Recipe.parse(f"{method}:at={names}")

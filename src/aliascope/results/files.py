@@ -119,7 +119,7 @@ class Result:
     def __str__(self) -> str:
         return "\n\n".join(filter(None, self._blocks()))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str] | Place) -> None:
         """Write it as JSON, whole or not at all.
 
         Raises:
@@ -130,7 +130,7 @@ class Result:
         write_file(place(path), sealed(record))
 
     @classmethod
-    def open(cls: type[_Kept], path: str | Path) -> _Kept:  # noqa: PYI019
+    def open(cls: type[_Kept], path: str | os.PathLike[str] | Place) -> _Kept:  # noqa: PYI019
         """What `save` wrote.
 
         Raises:

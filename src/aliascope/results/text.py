@@ -120,7 +120,7 @@ def pair(rows: int | float, across: int | float) -> str:
     return f"{rows:.3g}" if rows == across else f"{rows:.3g}×{across:.3g}"
 
 
-def number(x: float, form: str) -> str:
+def number(x: int | float, form: str) -> str:
     """A number as a format has it, and a dash where it is not known.
 
     >>> number(0.25, "+.1%"), number(float("nan"), "+.1%")

@@ -14,9 +14,9 @@ FEW = 30
 class Change(NamedTuple):
     """How much more something is, with its interval: −0.3 is 30 % or 0.3 less, as the unit says."""
 
-    value: float
-    low: float
-    high: float
+    value: int | float
+    low: int | float
+    high: int | float
     unit: str = "%"
     """%: the figures are shares, said in hundredths; "points" likewise; "": said as they are."""
 
@@ -88,7 +88,9 @@ def under(shifts: str) -> str:
     return " ".join(filter(None, ["under one-pixel", shifts, "shifts"]))
 
 
-def share(value: float, low: float, high: float, of: str, level: float = 0.95) -> str:
+def share(
+    value: int | float, low: int | float, high: int | float, of: str, level: float = 0.95
+) -> str:
     """A share with its interval.
 
     >>> share(0.05, 0.02, 0.09, "the images"), share(0.05, float("nan"), float("nan"), "them")
@@ -131,10 +133,10 @@ def digits(x: int | float) -> str:
     return f"{x:.{decimals}f}".replace("-", "−")
 
 
-def _signed(x: float) -> str:
+def _signed(x: int | float) -> str:
     return f"+{digits(x)}" if x > 0 else digits(x)
 
 
-def _within(low: str, high: str, unit: str, level: float) -> str:
+def _within(low: str, high: str, unit: str, level: int | float) -> str:
     ends = f"{low} to {high} {unit}".rstrip()
     return f"{100 * level:g} % interval {ends}"
