@@ -38,7 +38,7 @@ class SmallerFrame(nn.Module):
         """Frames → what the network says of them."""
         check_frame(frames, self.size)
         # Few runtimes know a resize with antialiasing.
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling():
             seen = self.rows.to(frames) @ frames @ self.columns.to(frames).mT
         else:
             seen = _resized(frames, self.seen)
