@@ -198,6 +198,13 @@ class TestSumsInDigits:
         )
         assert torch.equal(total, x.sum((2, 3, 4)))
 
+    def test_a_key_that_overflows_to_one_value_unsettles_nothing(self):
+        """As where a runtime computes the last key in 32 bits, and masks with what these hold."""
+        lost = torch.full((1, 4), torch.iinfo(torch.int64).min)
+        norms = torch.tensor([[5205, 5216, 5213, 5224]])
+        assert first_largest([norms, lost]).item() == 3
+        assert first_largest([norms // 8, lost, norms % 8]).item() == 3
+
     @pytest.mark.parametrize("norm", ["l1", "l2"])
     def test_traced_and_untraced_choose_alike_however_near_the_norms(self, norm):
         class Choice(nn.Module):
@@ -342,6 +349,11 @@ def test_an_ending_tells_the_format(tmp_path):
         assert target_of(None, tmp_path / f"a{target.suffix}").name == name
 
 
+def asked_for(made):
+    """Rows in full precision: on processors with bfloat16, OpenVINO's default is shown, too."""
+    return made.table[made.table["precision"] == "f32"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", TARGETS)
@@ -349,7 +361,7 @@ def test_every_method_agrees_in_every_runtime(name, tmp_path, capfd):
     pytest.importorskip(RUNTIMES[name], reason=f"{RUNTIMES[name]} is not installed")
     path = tmp_path / f"net{TARGETS[name].suffix}"
     made = exported(AllMethods(), path, name, tolerance=1e-5)
-    assert made.table["error"].max() < 1e-5
+    assert asked_for(made)["error"].max() < 1e-5
     assert capfd.readouterr() == ("", "")
 
 
@@ -361,4 +373,4 @@ def test_a_repaired_network_with_shortcuts_agrees(name, method, tmp_path):
     pytest.importorskip(RUNTIMES[name], reason=f"{RUNTIMES[name]} is not installed")
     path = tmp_path / f"net{TARGETS[name].suffix}"
     made = aliascope.export(f"timm:resnet18@{method}", path, weights="random", limit=2)
-    assert made.table["error"].max() < 1e-5
+    assert asked_for(made)["error"].max() < 1e-5

@@ -446,6 +446,7 @@ def test_the_input_of_conv1_on_stl10_aliases_as_published(published):
         weights="random",
         preprocess="resize224",
         ops="conv",
+        only="avr",
         device="cpu",
     )
     conv1 = run.layers.avr[run.layers.layer == "conv1"]
@@ -454,7 +455,8 @@ def test_the_input_of_conv1_on_stl10_aliases_as_published(published):
 
 @pytest.mark.slow
 def test_lite0_on_the_thousand_imagenet_photographs(published):
-    run = measure("efficientnet_lite0", published / "imagenet_1000", device="cpu")
+    images = published / "imagenet_1000"
+    run = measure("efficientnet_lite0", images, shifts="circular", device="cpu")
     assert run.images.correct.mean() == pytest.approx(0.88, abs=0.005)
     assert run.images.sis.mean() == pytest.approx(0.0073, abs=2e-4)
 

@@ -118,7 +118,9 @@ def first_largest(keys: Iterable[Shaped[Tensor, "batch p"]]) -> Int[Tensor, " ba
     for key in keys:
         least = -torch.inf if key.is_floating_point() else torch.iinfo(key.dtype).min
         ranked = key if best is None else key.masked_fill(~best, least)
-        best = ranked == ranked.amax(1, keepdim=True)
+        largest = ranked == ranked.amax(1, keepdim=True)
+        # Where a runtime computes in 32 bits, what was masked may come out as large as the others.
+        best = largest if best is None else best & largest
     if best is None:
         raise ValueError("first_largest needs a key")
     return best.int().argmax(1)

@@ -303,11 +303,11 @@ def _united(found: dict[str, Run]) -> Run:
     if states & {"running", "failed"}:
         state = "running" if "running" in states else "failed"
     last = max(told, key=lambda run: run.times["updated"])
-    listings = {run.info.get("listing") for run in whole}
+    listings = {str(run.info.get("listing") or "") for run in whole}
     return Run(
         config=last.config,
         strided_layers=last.strided_layers,
-        info=last.info | {"listing": listings.pop() if len(listings) == 1 else None},
+        info=last.info | {"listing": listings.pop() or None if len(listings) == 1 else None},
         path=last.path,
         state="complete" if not _left(shards) else state,
         error="; ".join(dict.fromkeys(run.error for run in told if run.error)),
