@@ -120,7 +120,7 @@ def first_largest(keys: Iterable[Shaped[Tensor, "batch p"]]) -> Int[Tensor, " ba
         ranked = key if best is None else key.masked_fill(~best, least)
         largest = ranked == ranked.amax(1, keepdim=True)
         # Where a runtime computes in 32 bits, what was masked may come out as large as the others.
-        best = largest if best is None else best & largest
+        best = largest if best is None else torch.logical_and(best, largest)
     if best is None:
         raise ValueError("first_largest needs a key")
     return best.int().argmax(1)
