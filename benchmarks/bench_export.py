@@ -27,6 +27,7 @@ from aliascope.runtime import environment, keep_memory
 MODELS = (
     "efficientnet_lite0", "efficientnet_lite0_ideal", "efficientnet_lite0@blurpool:3",
     "efficientnet_lite0@folded:3", "efficientnet_lite0@ideal", "efficientnet_lite0@aps:3",
+    "efficientnet_lite0@folded:1",
 )  # fmt: skip
 SMALL = "cifar_resnet8"
 LACKING = {

@@ -218,6 +218,13 @@ def test_a_smaller_frame_is_the_picture_itself_resized():
     assert (seen(slow) - expected)[..., 4:-4].abs().max() < 0.03
 
 
+def test_a_smaller_frame_is_exported_as_products_that_equal_the_resize():
+    seen, x = SmallerFrame(nn.Identity(), (40, 48), (30, 36)), torch.rand(2, 3, 40, 48)
+    program = torch.export.export(seen, (x,)).module()
+    assert "upsample" not in str(program.graph)
+    torch.testing.assert_close(program(x), seen(x))
+
+
 def test_sides_of_a_frame_keep_their_ratio():
     assert seen_by("frame:60", (40, 80)) == (30, 60)
     assert seen_by("crop-selection", (40, 80)) == (40, 80)

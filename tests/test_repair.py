@@ -16,7 +16,7 @@ from torch import nn
 from aliascope import AliascopeError, antialias, compare, load_model
 from aliascope.repair import Budget, Plan, Repaired, fit_folded, repair
 from aliascope.repair.run import SETTINGS
-from aliascope.repair.search import combined, places_of
+from aliascope.repair.search import Trials, combined, places_of
 from aliascope.report import report
 
 UNTRAINED = replace(SETTINGS, steps=0)
@@ -327,12 +327,19 @@ def test_what_cannot_be_repaired_is_said_in_a_sentence(pictures, tmp_path):
         repair(flat, pictures, **quick | {"out": tmp_path / "f"})
 
 
-def test_a_smaller_frame_pays_for_filters(pictures, tmp_path):
+def test_a_smaller_frame_pays_for_filters(pictures, tmp_path, monkeypatch):
     """The limit counts the whole: filters may cost what the frame saves."""
+    asked = []
+    monkeypatch.setattr(Trials, "takes", lambda _, version: asked.append(version.spec) or 0.025)
     options = {**QUICK, "methods": ["ideal"], "frame": 20, "settings": UNTRAINED}
-    out = tmp_path / "smaller"
-    found = repair("cifar_resnet8", pictures, out=out, budget="latency=40,top1=-100", **options)
-    assert (found.combined["latency"] <= 40 * (24 / 20) ** 2).all()
+    out, limit = tmp_path / "smaller", "latency=1,top1=-100"
+    with pytest.raises(AliascopeError):
+        repair("cifar_resnet8", pictures, out=tmp_path / "x", budget=limit, methods=["ideal"],
+               settings=UNTRAINED, **QUICK)  # fmt: skip
+    found = repair("cifar_resnet8", pictures, out=out, budget=limit, **options)
+    assert asked == ["cifar_resnet8@frame:20"]
+    assert (found.combined["latency"] <= 40).all()
+    assert any("filters were given 40.00 times" in text for text in found.notices)
     assert found.spec.endswith("@frame:20")
     assert any("model.safetensors@frame:20" in text for text in found.notices)
     judged = compare(out / "judged-crop" / "A", out / "judged-crop" / "B")
@@ -345,7 +352,7 @@ def test_a_smaller_frame_pays_for_filters(pictures, tmp_path):
     rows = [x.images.set_index("metric").loc["logit_instability"] for x in (judged, again)]
     assert rows[0]["mean_b"] == pytest.approx(rows[1]["mean_b"], rel=1e-4)
     with pytest.raises(AliascopeError, match="frame"):
-        repair("cifar_resnet8", pictures, out=out, **{**options, "frame": 16})
+        repair("cifar_resnet8", pictures, out=out, budget=limit, **{**options, "frame": 16})
     with pytest.raises(AliascopeError, match="below 24"):
         repair("cifar_resnet8", pictures, out=tmp_path / "large", **{**options, "frame": 24})
 

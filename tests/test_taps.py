@@ -521,17 +521,16 @@ def test_bare_calls(name):
 
 
 @pytest.mark.parametrize(
-    ("mode", "size", "taps"), [("bicubic", 14, 7), ("bilinear", 14, 3), ("bilinear", 24, 3)]
+    ("mode", "size", "taps"), [("bicubic", 14, 8), ("bilinear", 14, 4), ("bilinear", 24, 3)]
 )
 def test_a_resize_with_antialiasing_has_the_taps_of_its_filter(mode, size, taps):
-    """As many as one pixel of the result depends on."""
+    """As many as a pixel of the result depends on at most."""
     net = Net(lambda _, x: F.interpolate(x, size, mode=mode, antialias=True))
     (layer,) = strided_layers(net, image(28))
     assert layer.kernel == (taps, taps)
-    x = image(28).requires_grad_()
-    net(x)[0, 0, size // 2, size // 2].backward()
-    reached = x.grad[0, 0].abs().sum(0).gt(1e-7).sum().item()
-    assert reached <= taps + 1
+    rows = torch.eye(28)[:, None, None]  # (28, 1, 1, 28): an impulse at each place of a line
+    made = F.interpolate(rows, (1, size), mode=mode, antialias=True)
+    assert made.abs().gt(1e-6).sum(0).max() == taps
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if CALLS[name][1]])

@@ -287,6 +287,8 @@ def _check(record: dict[str, Any]) -> None:
     texts = [*record["notices"], *times, record["config"]["model"]]
     texts += [item[key] for item in record["skipped"] for key in ("image_id", "reason")]
     texts += [files[kind] for files in record["parts"].values() for kind in ("images", "layers")]
+    if (listing := record["info"].get("listing")) is not None:
+        texts.append(listing)
     if any(not isinstance(text, str) for text in texts):
         raise ValueError("it has something else in the place of text")
     if strange := [part for part in record["parts"] if not re.fullmatch(r"part-[\w-]+", part)]:
@@ -303,11 +305,11 @@ def _united(found: dict[str, Run]) -> Run:
     if states & {"running", "failed"}:
         state = "running" if "running" in states else "failed"
     last = max(told, key=lambda run: run.times["updated"])
-    listings = {str(run.info.get("listing") or "") for run in whole}
+    listings = {run.info.get("listing") for run in whole}
     return Run(
         config=last.config,
         strided_layers=last.strided_layers,
-        info=last.info | {"listing": listings.pop() or None if len(listings) == 1 else None},
+        info=last.info | {"listing": listings.pop() if len(listings) == 1 else None},
         path=last.path,
         state="complete" if not _left(shards) else state,
         error="; ".join(dict.fromkeys(run.error for run in told if run.error)),

@@ -184,7 +184,6 @@ def repair(
     loaded = load_model(model, weights=weights)
     crop = loaded.preprocessing.crop
     seen = crop if frame is None else seen_by(f"frame:{frame}", crop)
-    spared_by_frame = math.prod(crop) / math.prod(seen)
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
     training, held = _parted(source, holdout, settings.seed)
     pictures = spread(list(training.entries()), planning)
@@ -205,9 +204,8 @@ def repair(
     try:
         with told("trying methods") as report:
             found = _searched(
-                folder, config, loaded, given,
-                replace(limits, latency=limits.latency * spared_by_frame), pictures, methods,
-                seconds=latency_seconds, device=device, report=report,
+                folder, config, loaded, given, limits, pictures, methods,
+                frame=frame, seconds=latency_seconds, device=device, report=report,
             )  # fmt: skip
         spared = spread(list(training.entries()), settings.recalibration)
         with told("fitting"):
@@ -306,6 +304,7 @@ def _searched(
     pictures: Sequence[Entry],
     methods: Sequence[str],
     *,
+    frame: int | None,
     seconds: int | float,
     device: str | None,
     report: Any,
@@ -326,10 +325,17 @@ def _searched(
     if given is not None:
         found = _Found(replace(given, model=loaded.spec), pd.DataFrame(), pd.DataFrame(), [])
     else:
-        trials = Trials(loaded, pictures, seconds=seconds, device=device)
+        trials, told = Trials(loaded, pictures, seconds=seconds, device=device), []
+        if frame is not None:
+            share = trials.takes(within(loaded, f"frame:{frame}"))
+            limits = replace(limits, latency=max(limits.latency / share, 1))
+            told.append(
+                f"at a side of {frame} the network itself takes {share:.2f} times as long, so that "
+                f"filters were given {limits.latency:.2f} times its time there"
+            )
         table = trials.tried(methods, report)
         plan, combinations = trials.chosen(table, limits)
-        found = _Found(plan, table, combinations, trials.notices)
+        found = _Found(plan, table, combinations, [*told, *trials.notices])
     if all(method == NONE for method in found.plan.choices.values()):
         raise AliascopeError("the plan leaves every place as it is: name a method for one of them")
     found.plan.save(folder / PLAN)

@@ -184,6 +184,10 @@ class Trials:
             )
         return plans[min(kept, key=lambda i: rows[i]["score"])], pd.DataFrame(rows)
 
+    def takes(self, version: LoadedModel) -> float:
+        """How much longer it takes than the original, for single pictures."""
+        return self._latency({version.spec: version})[version.spec]["latency"]
+
     def _built(self, plan: Plan) -> LoadedModel:
         return built(self.model, plan, self._pixels, steps=_FIT_STEPS, device=self._device)
 

@@ -167,12 +167,12 @@ def _resized(kind: Kind) -> Callable[[Tensor, Tensor, tuple, dict], Sampling | N
 
 
 def _interpolated(x: Tensor, y: Tensor, args: tuple, kwargs: dict) -> Sampling | None:
-    """A resize; one with antialiasing reads as far as its filter reaches."""
+    """A resize; one with antialiasing reads as many samples as its filter is wide."""
     found = _resized("interpolate")(x, y, args, kwargs)
     if not (found and _argument(args, kwargs, 6, "antialias", False)):
         return found
-    reach = {"bilinear": 1, "bicubic": 2}[_argument(args, kwargs, 3, "mode", "")]
-    rows, columns = (2 * math.ceil(reach * max(step, 1)) - 1 for step in found.stride)
+    wide = {"bilinear": 2, "bicubic": 4}[_argument(args, kwargs, 3, "mode", "")]
+    rows, columns = (math.ceil(wide * max(step, 1)) for step in found.stride)
     return found._replace(kernel=(rows, columns))
 
 
