@@ -11,6 +11,8 @@ turns within one process, and what counts is the ratio of their times within a r
     bare       decode, then five batched channels_last forwards, nothing measured
     forwards   those of `measure` alone: folded batch-norms, all views of eight images at once
     aliascope  everything that `measure` yields
+    one        decode, then one forward of each batch, as in bare
+    only avr   what `measure(only="avr")` yields, of one view
 
 Memory is kept, as the command line does it.
 
@@ -95,7 +97,7 @@ def sis_of(module, x):
     return np.mean([1 - torch.cosine_similarity(p, q).item() for q in views])
 
 
-def bare(models, source, batch=32):
+def bare(models, source, batch=32, shifts=SHIFTS):
     """Five forwards an image and nothing else."""
     for loaded in models.values():
         module = loaded.module.to(memory_format=torch.channels_last)
@@ -104,7 +106,7 @@ def bare(models, source, batch=32):
             x = torch.cat(images[start : start + batch])
             x = x.contiguous(memory_format=torch.channels_last)
             module(x).softmax(1)
-            for shift in SHIFTS:
+            for shift in shifts:
                 module(x.roll(shift, dims=(2, 3))).softmax(1)
 
 
@@ -117,12 +119,10 @@ def forwards(models, source, batch=8):
             view_logits(instrument, torch.stack([image.pixels for image in some]))
 
 
-def measured(models, source):
+def measured(models, source, only="all"):
     """Both runs, in memory."""
-    return {
-        spec: aliascope.measure(loaded, source, preprocess="resize224", ops="conv", device="cpu")
-        for spec, loaded in models.items()
-    }
+    options = {"preprocess": "resize224", "ops": "conv", "only": only, "device": "cpu"}
+    return {spec: aliascope.measure(loaded, source, **options) for spec, loaded in models.items()}
 
 
 def differences(plain, runs):
@@ -146,9 +146,9 @@ def arithmetic_limit(models, source, side=3072):
     return counter.get_total_flops() * (1 + len(SHIFTS)) * source.count / rate
 
 
-def timed(function, *arguments):
+def timed(function, *arguments, **options):
     start = time.perf_counter()
-    result = function(*arguments)
+    result = function(*arguments, **options)
     return time.perf_counter() - start, result
 
 
@@ -163,7 +163,8 @@ def main():
     source = aliascope.open_images(options.images, limit=options.limit)
     models = {spec: aliascope.load_model(spec, weights="random") for spec in MODELS}
     measured(models, aliascope.open_images(options.images, limit=8))  # warm-up
-    times = {"published": [], "bare": [], "forwards": [], "aliascope": [], "limit": []}
+    names = ("published", "bare", "forwards", "aliascope", "one", "only avr", "limit")
+    times = {name: [] for name in names}
     for number in range(options.rounds):
         # Plain modules first get their default layout back, as the study had it.
         for loaded in models.values():
@@ -174,6 +175,8 @@ def main():
         times["forwards"].append(timed(forwards, models, source)[0])
         seconds, runs = timed(measured, models, source)
         times["aliascope"].append(seconds)
+        times["one"].append(timed(bare, models, source, shifts=())[0])
+        times["only avr"].append(timed(measured, models, source, only="avr")[0])
         times["limit"].append(arithmetic_limit(models, source))
         print(f"round {number + 1}:", *(f"{name} {t[-1]:.1f} s" for name, t in times.items()))
     images = source.count * len(MODELS)
@@ -183,8 +186,8 @@ def main():
     )
     for name, seconds in times.items():
         print(f"{name:10} {statistics.median(seconds) / images * 1000:7.1f} ms an image and model")
-    pairs = [("aliascope", name) for name in times if name != "aliascope"]
-    for mine, name in [*pairs, ("forwards", "bare")]:
+    pairs = [("aliascope", name) for name in ("published", "bare", "forwards", "limit")]
+    for mine, name in [*pairs, ("forwards", "bare"), ("only avr", "one")]:
         ratios = [ours / theirs for ours, theirs in zip(times[mine], times[name], strict=True)]
         median = statistics.median(ratios)
         faster = f" (that is {1 / median:.2f} times faster)" if median < 1 else ""
