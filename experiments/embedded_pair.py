@@ -9,6 +9,7 @@ the recipe in it, and finetune.json into --out. A killed run goes on where it wa
 """
 
 import argparse
+import copy
 import json
 import time
 from dataclasses import replace
@@ -47,6 +48,15 @@ def source(entries, classes, spec):
     return ImageSource(lambda: iter(entries), classes, [entry.id for entry in entries], spec)
 
 
+def weighted(model, spec):
+    """The model, with the weights of another one of the same structure but for its filters."""
+    if not spec:
+        return model
+    module = copy.deepcopy(model.module)
+    module.load_state_dict(load_model(spec).module.state_dict())
+    return replace(model, module=module)
+
+
 def main():
     """Convert, fit, fine-tune, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -55,6 +65,7 @@ def main():
     parser.add_argument("--base", default=BASE)
     parser.add_argument("--repair", default="ideal", choices=PLANS)
     parser.add_argument("--frame", type=int, help="side that it sees the original's pictures at")
+    parser.add_argument("--weights", help="of a densely filtered network, to convert and fit to")
     parser.add_argument("--start", type=Path, help="go on from a file, of the same plan")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -67,8 +78,8 @@ def main():
     parser.add_argument("--threads", type=int)
     parser.add_argument("--evaluate-every", type=int, default=250)
     parser.add_argument("--holdout", type=int, help="judge on so many, not on the held-out fourth")
-    parser.add_argument("--fitted-on", type=int, default=64)
-    parser.add_argument("--fit-steps", type=int, default=250)
+    parser.add_argument("--fitted-on", type=int, default=256)
+    parser.add_argument("--fit-steps", type=int, default=300)
     parser.add_argument("--out", type=Path, default=Path("embedded-pair"))
     given = parser.parse_args()
     images, held_out = parted(given.imagenet, given.photos)
@@ -81,7 +92,13 @@ def main():
         pixels = None
         if given.repair != "augmented":  # fitted, it were no control
             pixels = pixels_of(teacher, spread(list(images.entries()), given.fitted_on))
-        made = built(teacher, plan, pixels, steps=given.fit_steps, device=given.device)
+        made = built(
+            weighted(teacher, given.weights),
+            plan,
+            pixels,
+            steps=given.fit_steps,
+            device=given.device,
+        )
         save_model(made, fitted)
     inner = student = replace(load_model(str(fitted)), spec=plan.spec)
     if given.frame:

@@ -3,8 +3,8 @@
     python experiments/free_repair.py IMAGENET PHOTOS
 
 The folders are those of embedded_pair.py. EfficientNet-Lite0 with a filter of three taps folded
-into the kernel at each of the four places behind the stem, and at the stem as well; the grown
-kernels fitted to the densely filtered network; recalibrated. Beside them the control that filters
+into the kernel at each of the four places behind the stem, and at the stem as well; fitted, block
+after block, to the densely filtered network; recalibrated. Beside them the control that filters
 nothing, and `ideal`. With --trained, in place of these, what embedded_pair.py made, or other specs.
 Judged against the original on held-out photographs under crop and native shifts; then all are timed
 side by side. Writes docs/studies/repairs/folding.csv and latencies.csv. A killed run goes on with
@@ -39,8 +39,8 @@ def main():
     parser.add_argument("photos")
     parser.add_argument("--trained", action="append", default=[], metavar="SPEC")
     parser.add_argument("--limit", type=int, default=250, help="0 judges none, and times alone")
-    parser.add_argument("--fitted-on", type=int, default=64)
-    parser.add_argument("--fit-steps", type=int, default=250)
+    parser.add_argument("--fitted-on", type=int, default=128)
+    parser.add_argument("--fit-steps", type=int, default=200)
     parser.add_argument("--recalibrated-on", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=60, help="of timing; 0 leaves it out")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -126,6 +126,7 @@ class Workshop:
     def __init__(self, original, images, given):
         self.original, self.images, self.given = original, images, given
         self.pictures = list(images.entries())
+        self.known = {}
 
     @cached_property
     def pixels(self):
@@ -134,8 +135,11 @@ class Workshop:
 
     def made(self, choices, fit=True):
         """Converted by a method each place."""
-        pixels = self.pixels if fit else None
-        return built(self.original, Plan(BASE, choices), pixels, steps=self.given.fit_steps)
+        plan, pixels = Plan(BASE, choices), self.pixels if fit else None
+        if (plan.spec, fit) not in self.known:
+            made = built(self.original, plan, pixels, steps=self.given.fit_steps)
+            self.known[plan.spec, fit] = made
+        return self.known[plan.spec, fit]
 
     def unfitted(self, choices, fit=False):  # noqa: ARG002 - called as `made` is
         """Kernels as they are folded."""
@@ -148,9 +152,9 @@ class Workshop:
         )
         if not fit:
             return control
-        layers = [STEM, *(f"{name}.0.conv_dw" for name in BEHIND)]
-        options = {"layers": layers, "steps": self.given.fit_steps}
-        module, _ = fit_folded(control.module, dense.module, self.pixels, **options)
+        module, _ = fit_folded(
+            control.module, dense.module, self.pixels, steps=self.given.fit_steps
+        )
         return replace(control, module=module)
 
     def recalibrated(self, fit=True):

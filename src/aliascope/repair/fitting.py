@@ -1,26 +1,55 @@
-"""Folded kernels made to yield what a dense filter would, one convolution after the other.
+"""A network with folded filters made to yield what a densely filtered one does, part after part.
 
 A folded filter comes before norm and activation, a dense one behind them. What the activation makes
-of that cannot be had by convolution, but most of it can: the kernel has grown, and least squares
-find the taps with which convolution, norm and activation come closest to the filtered map.
+of that cannot be had by one convolution; a residual block, whose weights all move, comes close.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aliascope.antialias import conversion_of
-from aliascope.taps import evaluating, trace
-from aliascope.taps.decimation import Followers
-from aliascope.taps.replay import Replay
+from aliascope.taps import evaluating
+from aliascope.taps.dataflow import Trace, watch
+from aliascope.taps.replay import Replay, Undefined
+from aliascope.taps.sampling import tensors_in
 
-_RATE, _AFFINE_RATE = 0.03, 0.01
-"""Of Adam, as a share of the mean size of the weights: of kernels, of norms and biases."""
+_RATE, _AFFINE_RATE = 0.3, 0.01
+"""Of Adam, as a share of the mean size of a tensor's weights: of kernels, whose taps all move at
+once, by the square root of the taps that one output reads; of norms and biases."""
+_FEWER = 3
+"""Times fewer steps suffice for a part without a grown kernel."""
+_KEPT_APART = 4
+"""Every fourth picture tells whether a part is better for it."""
+_MAP = 4
+"""Axes of one: pictures, channels, rows, columns."""
 _SEED = 0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a network does between two maps through which all that it sees has to pass."""
+
+    end: str
+    """The module that yields the second of them."""
+    replay: Replay
+    start: int
+    weights: tuple[nn.Parameter, ...]
+    grown: bool
+    """Whether it holds a folded filter of more than one tap."""
+    count: int
+    """Pictures in the forward that was recorded: a call may hold their number."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        filled = torch.cat([x, *[x[-1:]] * (self.count - len(x))])
+        return self.replay({self.start: filled})[: len(x)]
 
 
 def fit_folded(
@@ -28,120 +57,166 @@ def fit_folded(
     dense: nn.Module,
     images: Float[Tensor, "batch chan height width"],
     *,
-    layers: Sequence[str] | None = None,
-    steps: int = 120,
-    batch_size: int = 8,
+    behind: bool = True,
+    steps: int = 200,
+    batch_size: int = 16,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[nn.Module, dict[str, tuple[float, float]]]:
-    """Fit each folded convolution, and the norm behind it, to a densely filtered network.
+    """Fit a network with folded filters to a densely filtered one, a residual block at a time.
 
-    min over kernel, bias and norm of Σ_c ‖a(K ∗ x)_c − t_c‖² / ‖t_c‖², a the norm and activation
-    behind the convolution, x what it reads in the network as fitted so far, t the samples that the
-    dense network keeps there, c a channel; by Adam, on batches of pictures drawn anew each step.
+    min over all weights of a part of Σ_c ‖y_c − t_c‖² / ‖t_c‖², y what the part yields of what the
+    parts before it, fitted already, hand on, t what the dense network has there, c a channel; by
+    Adam, on batches of pictures drawn anew each step. A part that is not nearer on pictures that it
+    was not fitted on stays as it was, and so does one that yields the same in both networks.
 
     Args:
         model: with folded filters; copied.
-        dense: the same network with another filter at those places; as a rule, `ideal`.
-        images: normalised; all maps of one layer must fit into memory.
-        layers: names of convolutions; by default those with a filter of more than one tap.
-        steps: of each convolution.
+        dense: the same network with other filters at those places; as a rule, `ideal`.
+        images: normalised; the maps between two parts must fit into memory, of all of them.
+        behind: whether parts without a folded filter are fitted, too, to what they read now.
+        steps: of each part with a folded filter; a third of that for one without.
         batch_size: pictures a step.
-        progress: called with the convolutions done, and their number.
+        progress: called with the parts done, and their number.
 
     Returns:
-        The fitted network, in eval mode, and of each convolution the relative error
-        ‖y − t‖² / ‖t‖² before and after.
+        The fitted network, in eval mode, and of each part, by the module that ends it, the relative
+        error ‖y − t‖² / ‖t‖² before and after, on the pictures kept apart.
+
+    Source: Li et al. 2021, BRECQ (arXiv 2102.05426), section 3.2, who reconstruct the blocks of a
+        quantised network.
 
     >>> from aliascope import antialias
     >>> dense, strided = nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1)
     >>> net = nn.Sequential(dense, nn.ReLU(), strided, nn.ReLU())
     >>> folded, ideal = antialias(net, "folded"), antialias(net, "ideal")
-    >>> _, errors = fit_folded(folded, ideal, torch.rand(4, 3, 16, 16), steps=20)
-    >>> before, after = errors["2"]
+    >>> _, errors = fit_folded(folded, ideal, torch.rand(8, 3, 16, 16), steps=20)
+    >>> before, after = errors["3"]
     >>> after < before
     True
     """
     student = copy.deepcopy(model).eval()
     student.requires_grad_(requires_grad=False)
-    downsamplers = {row.layer: row.downsampler for row in conversion_of(dense).layers}
-    if layers is None:
-        modules = student.named_modules()
-        layers = [name for name, module in modules if getattr(module, "low_pass", 1) > 1]
-    names = [name for name in layers if downsamplers.get(name)]
-    errors = {}
+    parts = _parts(student, dense, images[:batch_size])
+    errors, read = {}, images
     done = progress or (lambda *_: None)
     with evaluating(student), torch.enable_grad():
-        for count, name in enumerate(names):
-            done(count, len(names))
-            wanted = _maps(dense, str(downsamplers[name]), images, output=True)
-            read = _maps(student, name, images, output=False)
-            errors[name] = _fitted(student, name, read, wanted, images[:1], steps, batch_size)
-    done(len(names), len(names))
+        for count, part in enumerate(parts):
+            done(count, len(parts))
+            if part.weights and (part.grown or behind):
+                wanted = _yielded(dense, part.end, images)
+                some = steps if part.grown else -(-steps // _FEWER)
+                before, after = _fitted(part, read, wanted, some, batch_size)
+                if before:
+                    errors[part.end] = before, after
+            with torch.no_grad():
+                read = torch.cat([part(x) for x in read.split(batch_size)])
+    done(len(parts), len(parts))
     for one, original in zip(student.parameters(), model.parameters(), strict=True):
         one.requires_grad_(original.requires_grad)
     return student, errors
 
 
 def _fitted(
-    student: nn.Module,
-    name: str,
-    read: Tensor,
-    wanted: Tensor,
-    example: Tensor,
-    steps: int,
-    batch_size: int,
+    part: _Part, read: Tensor, wanted: Tensor, steps: int, batch_size: int
 ) -> tuple[float, float]:
-    conv: Any = student.get_submodule(name)
-    behind, end, beside = _behind(student, name, example)
-
-    def made(x: Tensor) -> Tensor:
-        return behind({end: conv(x)})
+    batch_size = min(batch_size, part.count)
+    apart = torch.arange(len(read)) % _KEPT_APART == _KEPT_APART - 1
+    fitted_on = (~apart).nonzero().flatten()
+    judged_on = apart.nonzero().flatten() if apart.any() else fitted_on
 
     def error() -> float:
         with torch.no_grad():
-            parts = zip(read.split(batch_size), wanted.split(batch_size), strict=True)
-            apart = sum((made(x) - t).square().sum().double() for x, t in parts)
-        return float(apart / wanted.square().sum().double())
+            sums = [
+                torch.stack([(part(read[i]) - wanted[i]).square().sum(), wanted[i].square().sum()])
+                for i in judged_on.split(batch_size)
+            ]
+        off, size = torch.stack(sums).double().sum(0).tolist()
+        return off / size if size else 0.0
 
     size = wanted.square().mean((0, 2, 3), keepdim=True)
     size = size + 1e-6 * size.mean()
-    rates = [(conv.weight, _RATE), *((p, _AFFINE_RATE) for p in beside)]
-    rates += [(conv.bias, _AFFINE_RATE)] if conv.bias is not None else []
-    groups = [
-        {"params": [p.requires_grad_()], "lr": rate * max(float(p.detach().abs().mean()), 1e-3)}
-        for p, rate in rates
-    ]
+    before = after = error()
+    if not before:
+        return before, after
+    kept = [p.detach().clone() for p in part.weights]
+    groups = []
+    for p in part.weights:
+        share = _RATE / math.sqrt(p[0].numel()) if p.ndim > 1 else _AFFINE_RATE
+        groups.append({"params": [p], "lr": share * max(float(p.abs().mean()), 1e-3)})
+        p.requires_grad_()
     optimiser = torch.optim.Adam(groups)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    before = error()
-    kept = [p.detach().clone() for p, _ in rates]
     draw = torch.Generator().manual_seed(_SEED)
     for _ in range(steps):
-        some = torch.randperm(len(read), generator=draw)[:batch_size]
-        loss = ((made(read[some]) - wanted[some]).square() / size).mean()
+        some = fitted_on[torch.randperm(len(fitted_on), generator=draw)[:batch_size]]
+        loss = ((part(read[some]) - wanted[some]).square() / size).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         cosine.step()
     after = error()
     with torch.no_grad():
-        for (p, _), was in zip(rates, kept, strict=True):
-            p.requires_grad_(requires_grad=False)
+        for p, was in zip(part.weights, kept, strict=True):
+            p.requires_grad = False
             if not after < before:
                 p.copy_(was)
     return before, min(before, after)
 
 
-def _behind(model: nn.Module, name: str, example: Tensor) -> tuple[Replay, int, list[nn.Parameter]]:
-    """Norm and activation behind a convolution as a function, where it starts, its parameters."""
-    recorded = trace(model, example)
-    ends = [(s.output, s.stop) for s in recorded.spans if s.module == name]
-    end, first = next((output, stop) for output, stop in ends if output is not None)
-    layer = next(layer for layer in recorded.strided_layers() if layer.name == name)
-    last = Followers(model, recorded).activated(end, layer.output_shape[0])
-    inside = {s.module for s in recorded.spans if s.first >= first and s.stop <= last + 1}
-    parameters = dict.fromkeys(p for m in inside for p in model.get_submodule(m).parameters())
-    return Replay(recorded.programs, [end], last), end, list(parameters)
+def _parts(student: nn.Module, dense: nn.Module, example: Tensor) -> list[_Part]:
+    """The student from the picture on, cut where both networks hand on one map of one shape.
+
+    Parts end where a module of the model itself ends, or one of its `nn.Sequential`s, so that
+    residual blocks stay whole.
+    """
+    recorded = Trace()
+    with evaluating(student), watch(student, recorded), torch.no_grad():
+        last = recorded.maker(next(tensors_in(student(example))))
+    shapes, others = _shapes(student, example), _shapes(dense, example)
+    parts: list[_Part] = []
+    start = 0
+    for span in recorded.spans:
+        holder = student.get_submodule(span.module.rpartition(".")[0])
+        outer = span.module and (holder is student or isinstance(holder, nn.Sequential))
+        shape = shapes.get(span.module, ())
+        alike = len(shape) == _MAP and shape == others.get(span.module)
+        if not (outer and alike) or span.output is None or span.output <= start:
+            continue
+        made = _replay(recorded, start, span.output)
+        if made is None or _replay(recorded, span.output, last) is None:
+            continue
+        inside = (x.module for x in recorded.spans if x.first > start and x.stop <= span.stop)
+        modules = dict.fromkeys(map(student.get_submodule, inside))
+        weights = dict.fromkeys(p for m in modules for p in m.parameters())
+        grown = any(getattr(m, "low_pass", 1) > 1 for m in modules)
+        parts.append(_Part(span.module, made, start, tuple(weights), grown, len(example)))
+        start = span.output
+    return parts
+
+
+def _replay(recorded: Trace, start: int, end: int | None) -> Replay | None:
+    """What lies between two calls, where all that the later one sees leads through the first."""
+    try:
+        return None if end is None else Replay(recorded.programs, [start], end)
+    except Undefined:
+        return None
+
+
+@torch.no_grad()
+def _shapes(model: nn.Module, example: Tensor) -> dict[str, tuple[int, ...]]:
+    """Of the map that each module yields, if it runs once."""
+    found: dict[str, list[tuple[int, ...]]] = {}
+
+    def read(name: str, _: nn.Module, _args: tuple, yielded: Any) -> None:
+        shape = tuple(yielded.shape) if isinstance(yielded, Tensor) else ()
+        found.setdefault(name, []).append(shape)
+
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        for name, module in model.named_modules():
+            stack.callback(module.register_forward_hook(partial(read, name)).remove)
+        model(example)
+    return {name: shapes[0] for name, shapes in found.items() if len(shapes) == 1}
 
 
 class _Seen(Exception):  # noqa: N818
@@ -149,24 +224,20 @@ class _Seen(Exception):  # noqa: N818
 
 
 @torch.no_grad()
-def _maps(model: nn.Module, name: str, images: Tensor, *, output: bool) -> Tensor:
-    """What a module reads, or yields, of some pictures at a time."""
+def _yielded(model: nn.Module, name: str, images: Tensor) -> Tensor:
+    """What a module yields of some pictures at a time."""
     found: list[Tensor] = []
 
-    def read(_: nn.Module, args: tuple, *yielded: Tensor) -> None:
-        found.append((yielded[0] if output else args[0]).clone())
+    def read(_: nn.Module, _args: tuple, yielded: Tensor) -> None:
+        found.append(yielded.clone())
         raise _Seen
 
-    module = model.get_submodule(name)
-    hook = module.register_forward_hook if output else module.register_forward_pre_hook
-    handle = hook(read)
+    handle = model.get_submodule(name).register_forward_hook(read)
     try:
         with evaluating(model):
             for part in images.split(8):
-                try:
+                with suppress(_Seen):
                     model(part)
-                except _Seen:
-                    continue
     finally:
         handle.remove()
     return torch.cat(found)

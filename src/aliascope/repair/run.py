@@ -43,6 +43,8 @@ from aliascope.results.verdicts import Change, digits, sample, under
 from aliascope.runtime import chosen_device, environment
 from aliascope.shifts import Border
 
+_FITTED_ON = 128
+"""Pictures that what is folded is fitted on; methods are tried on others."""
 SEARCH, PLAN, FITTED = "search.json", "plan.json", "fitted.safetensors"
 RECORD, MODEL, LATENCY, TRAINING = "repair.json", "model.safetensors", "latency.json", "training"
 SHIFTS: tuple[Border, ...] = ("crop", "native")
@@ -186,7 +188,7 @@ def repair(
     seen = crop if frame is None else seen_by(f"frame:{frame}", crop)
     source = images if isinstance(images, ImageSource) else open_images(images, limit=limit)
     training, held = _parted(source, holdout, settings.seed)
-    pictures = spread(list(training.entries()), planning)
+    pictures, fitting = _chosen(list(training.entries()), planning)
     folder = Path(out)
     told = progress or (lambda _: nullcontext(lambda *_: None))
     config = {
@@ -204,13 +206,13 @@ def repair(
     try:
         with told("trying methods") as report:
             found = _searched(
-                folder, config, loaded, given, limits, pictures, methods,
+                folder, config, loaded, given, limits, (pictures, fitting), methods,
                 frame=frame, seconds=latency_seconds, device=device, report=report,
             )  # fmt: skip
         spared = spread(list(training.entries()), settings.recalibration)
         with told("fitting"):
             small = replace(loaded, preprocessing=replace(loaded.preprocessing, crop=seen))
-            inner = _fitted(folder, small, found.plan, pictures, spared, chosen_device(device))
+            inner = _fitted(folder, small, found.plan, fitting, spared, chosen_device(device))
             inner = replace(inner, preprocessing=loaded.preprocessing)
         repaired = inner if frame is None else within(inner, f"frame:{frame}")
         if settings.steps:
@@ -295,13 +297,20 @@ def _source(of: ImageSource, entries: list[Entry]) -> ImageSource:
     return ImageSource(lambda: iter(entries), of.classes, ids, of.spec)
 
 
+def _chosen(entries: list[Entry], planning: int) -> tuple[list[Entry], list[Entry]]:
+    """Pictures that methods are tried on, and others that what is folded is fitted on."""
+    tried_on = spread(entries, planning)
+    others = [entry for entry in entries if entry not in tried_on]
+    return tried_on, spread(others or tried_on, _FITTED_ON)
+
+
 def _searched(
     folder: Path,
     config: dict[str, Any],
     loaded: LoadedModel,
     given: Plan | None,
     limits: Budget,
-    pictures: Sequence[Entry],
+    pictures: tuple[Sequence[Entry], Sequence[Entry]],
     methods: Sequence[str],
     *,
     frame: int | None,
@@ -325,7 +334,7 @@ def _searched(
     if given is not None:
         found = _Found(replace(given, model=loaded.spec), pd.DataFrame(), pd.DataFrame(), [])
     else:
-        trials, told = Trials(loaded, pictures, seconds=seconds, device=device), []
+        trials, told = Trials(loaded, *pictures, seconds=seconds, device=device), []
         if frame is not None:
             share = trials.takes(within(loaded, f"frame:{frame}"))
             limits = replace(limits, latency=max(limits.latency / share, 1))
@@ -354,7 +363,7 @@ def _fitted(
     spared: Sequence[Entry],
     device: torch.device,
 ) -> LoadedModel:
-    """The converted network, folded kernels fitted, batch-norm recalibrated where that helps."""
+    """The converted network, what is folded fitted, batch-norm recalibrated where that helps."""
     made = built(loaded, plan)
     file = folder / FITTED
     if not file.exists():

@@ -19,6 +19,7 @@ from torch import Tensor
 from aliascope.errors import AliascopeError, ImageError, ModelError
 from aliascope.finetune.data import readable_batches
 from aliascope.finetune.losses import distillation
+from aliascope.finetune.recalibration import spread
 from aliascope.images import Entry, batches
 from aliascope.latency import bench
 from aliascope.measure.batch import Instrument, prepare, view_logits
@@ -44,8 +45,9 @@ _VERIFIED = 3
 """Combinations that are made and measured."""
 _UNSURE = 0.1
 """Width of the interval of a latency ratio beyond which a plan may rest on chance."""
-_FIT_STEPS = 60
-"""Of each folded kernel while methods are compared; the chosen ones are fitted for longer."""
+_FIT_STEPS, _FITTED_ON = 60, 32
+"""Steps of each block with a folded filter, and pictures, while methods are compared; those that
+are chosen are fitted for longer, on more."""
 
 
 def places_of(model: LoadedModel) -> dict[str, str]:
@@ -74,6 +76,7 @@ class Trials:
     Args:
         model: as it was.
         entries: some training pictures.
+        fitting: others, on the first of which what is folded is fitted.
         border: of the one-pixel shifts.
         seconds: for timing the conversions of one place against the original.
         device: as for `measure`.
@@ -87,6 +90,7 @@ class Trials:
         self,
         model: LoadedModel,
         entries: Sequence[Entry],
+        fitting: Sequence[Entry],
         *,
         border: Border | None = None,
         seconds: int | float = 5.0,
@@ -105,7 +109,7 @@ class Trials:
         self._views = [torch.stack(each) for each in pixels]
         if not self._views:
             raise ImageError("none of the pictures to plan with can be read: give others")
-        self._pixels = pixels_of(model, entries)
+        self._pixels = pixels_of(model, spread(fitting, _FITTED_ON))
         self._before = self._logits(instrument)
         self._moved = stability(self._before)["logit_instability"].mean()
 
@@ -189,7 +193,8 @@ class Trials:
         return self._latency({version.spec: version})[version.spec]["latency"]
 
     def _built(self, plan: Plan) -> LoadedModel:
-        return built(self.model, plan, self._pixels, steps=_FIT_STEPS, device=self._device)
+        options = {"steps": _FIT_STEPS, "behind": False, "device": self._device}
+        return built(self.model, plan, self._pixels, **options)
 
     def _figures(self, version: LoadedModel) -> dict[str, float]:
         """Change of the mean logit instability, and KL."""
@@ -272,7 +277,8 @@ def built(
     plan: Plan,
     pixels: Tensor | None = None,
     *,
-    steps: int = 120,
+    steps: int = 200,
+    behind: bool = True,
     device: str | None = "cpu",
 ) -> LoadedModel:
     """A network converted as planned, with its own weights.
@@ -280,8 +286,9 @@ def built(
     Args:
         model: as it was, loaded by the spec that the plan names or given as a module.
         plan: to be carried out.
-        pixels: normalised pictures that folded kernels are fitted on; None leaves them as folded.
-        steps: of fitting each.
+        pixels: normalised pictures that what is folded is fitted on; None leaves it as folded.
+        steps: of fitting each block with a folded filter.
+        behind: whether blocks behind it are fitted, too.
         device: that fits them; None is CUDA where there is one.
     """
     made = model.converted(plan.recipes, spec=plan.spec)
@@ -291,7 +298,9 @@ def built(
     place = chosen_device(device)
     dense = model.converted(plan.dense().recipes).module.to(place)
     with computing("fp32", place):
-        fitted, _ = fit_folded(made.module.to(place), dense, pixels.to(place), steps=steps)
+        fitted, _ = fit_folded(
+            made.module.to(place), dense, pixels.to(place), steps=steps, behind=behind
+        )
     return replace(made, module=fitted.cpu())
 
 
