@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -248,6 +249,22 @@ class TestFit:
         alone, first = fit_folded(folded, dense, images, behind=False, steps=90, batch_size=8)
         assert first == {"2": errors["2"]}
         assert torch.equal(alone[3].conv1.weight, folded[3].conv1.weight)
+
+    def test_blocks_are_found_within_a_network_of_any_kind(self):
+        class Own(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = timm.create_model("mobilenetv3_small_050", num_classes=5)
+
+            def forward(self, x):
+                return {"logits": self.body(x)}
+
+        net = Own().eval()
+        folded, dense = (antialias(net, x, at=["body.blocks.2"]) for x in ("folded", "ideal"))
+        images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        _, errors = fit_folded(folded, dense, images, steps=1, batch_size=2)
+        ends = [f"body.blocks.{x}" for x in ("2.0", "2.1", "2.2", "3.0", "3.1")]
+        assert [*errors][:5] == ends
 
     def test_a_part_that_is_no_nearer_on_other_pictures_stays_as_it_was(self):
         """Fitted on pictures of noise, judged by one that has none."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ def fit_folded(
     min over all weights of a part of Σ_c ‖y_c − t_c‖² / ‖t_c‖², y what the part yields of what the
     parts before it, fitted already, hand on, t what the dense network has there, c a channel; by
     Adam, on batches of pictures drawn anew each step. A part that is not nearer on pictures that it
-    was not fitted on stays as it was, and so does one that yields the same in both networks.
+    was not fitted on stays as it was, and so does one that yields the same in both networks, and
+    what leads to no module that alone hands on a map.
 
     Args:
         model: with folded filters; copied.
@@ -166,8 +168,8 @@ def _fitted(
 def _parts(student: nn.Module, dense: nn.Module, example: Tensor) -> list[_Part]:
     """The student from the picture on, cut where both networks hand on one map of one shape.
 
-    Parts end where a module of the model itself ends, or one of its `nn.Sequential`s, so that
-    residual blocks stay whole.
+    Blocks stay whole: those with a shortcut hand on two maps within, and of the others no part ends
+    within.
     """
     recorded = Trace()
     with evaluating(student), watch(student, recorded), torch.no_grad():
@@ -176,11 +178,11 @@ def _parts(student: nn.Module, dense: nn.Module, example: Tensor) -> list[_Part]
     parts: list[_Part] = []
     start = 0
     for span in recorded.spans:
-        holder = student.get_submodule(span.module.rpartition(".")[0])
-        outer = span.module and (holder is student or isinstance(holder, nn.Sequential))
+        above = accumulate(span.module.split(".")[:-1], "{}.{}".format)
+        within = any(_is_block(student.get_submodule(name)) for name in above)
         shape = shapes.get(span.module, ())
         alike = len(shape) == _MAP and shape == others.get(span.module)
-        if not (outer and alike) or span.output is None or span.output <= start:
+        if not (span.module and alike) or within or span.output is None or span.output <= start:
             continue
         made = _replay(recorded, start, span.output)
         if made is None or _replay(recorded, span.output, last) is None:
@@ -192,6 +194,17 @@ def _parts(student: nn.Module, dense: nn.Module, example: Tensor) -> list[_Part]
         parts.append(_Part(span.module, made, start, tuple(weights), grown, len(example)))
         start = span.output
     return parts
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether it holds weights or convolutions itself, and no sequence of others that do."""
+    children = list(module.children())
+    holds = any(isinstance(child, nn.Conv2d) for child in children)
+    own = next(module.parameters(recurse=False), None) is not None
+    blocks = (block for child in children if isinstance(child, nn.Sequential) for block in child)
+    deep = (x for block in blocks for x in block.modules() if x is not block)
+    whole = isinstance(module, nn.Sequential) or any(isinstance(x, nn.Conv2d) for x in deep)
+    return own or (holds and not whole)
 
 
 def _replay(recorded: Trace, start: int, end: int | None) -> Replay | None:
