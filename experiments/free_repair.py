@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--trained", action="append", default=[], metavar="SPEC")
     parser.add_argument("--limit", type=int, default=250, help="0 judges none, and times alone")
     parser.add_argument("--fitted-on", type=int, default=128)
-    parser.add_argument("--fit-steps", type=int, default=200)
+    parser.add_argument("--fit-steps", type=int, default=100)
     parser.add_argument("--recalibrated-on", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=60, help="of timing; 0 leaves it out")
     parser.add_argument("--out", type=Path, default=OUT)

@@ -277,7 +277,7 @@ def built(
     plan: Plan,
     pixels: Tensor | None = None,
     *,
-    steps: int = 200,
+    steps: int = 100,
     behind: bool = True,
     device: str | None = "cpu",
 ) -> LoadedModel:
