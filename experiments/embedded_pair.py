@@ -29,9 +29,11 @@ PLANS = {
     "quality": dict.fromkeys([STEM, BEHIND[0]], "folded:3") | dict.fromkeys(BEHIND[1:], "ideal"),
     "free": dict.fromkeys(BEHIND, "folded:3"),
     "steady": dict.fromkeys([STEM, *BEHIND], "folded:3"),
+    "fitted": dict.fromkeys(BEHIND, "folded:1"),
     "augmented": dict.fromkeys([STEM, *BEHIND], "folded:1"),
 }
-"""Where which filter goes; "augmented" has none: the control, trained as the others are."""
+"""Where which filter goes. "fitted" has none: it is the network itself, with other weights; nor has
+"augmented", the control, which is not fitted, and trained as the others are."""
 
 
 def parted(imagenet, photos):
@@ -55,6 +57,14 @@ def weighted(model, spec):
     module = copy.deepcopy(model.module)
     module.load_state_dict(load_model(spec).module.state_dict())
     return replace(model, module=module)
+
+
+def converted(model, plan, images, given):
+    """As planned, and fitted, but for the control."""
+    if given.repair == "augmented":
+        return built(model, plan)
+    pixels = pixels_of(model, spread(list(images.entries()), given.fitted_on))
+    return built(model, plan, pixels, steps=given.fit_steps, device=given.device)
 
 
 def main():
@@ -89,17 +99,7 @@ def main():
     fitted = given.start or given.out / "fitted.safetensors"
     if not given.start and not fitted.exists():
         given.out.mkdir(parents=True, exist_ok=True)
-        pixels = None
-        if given.repair != "augmented":  # fitted, it were no control
-            pixels = pixels_of(teacher, spread(list(images.entries()), given.fitted_on))
-        made = built(
-            weighted(teacher, given.weights),
-            plan,
-            pixels,
-            steps=given.fit_steps,
-            device=given.device,
-        )
-        save_model(made, fitted)
+        save_model(converted(weighted(teacher, given.weights), plan, images, given), fitted)
     inner = student = replace(load_model(str(fitted)), spec=plan.spec)
     if given.frame:
         smaller = load_model(f"{fitted}@frame:{given.frame}")

@@ -3,12 +3,12 @@
     python experiments/free_repair.py IMAGENET PHOTOS
 
 The folders are those of embedded_pair.py. EfficientNet-Lite0 with a filter of three taps folded
-into the kernel at each of the four places behind the stem, and at the stem as well; fitted, block
-after block, to the densely filtered network; recalibrated. Beside them the control that filters
-nothing, and `ideal`. With --trained, in place of these, what embedded_pair.py made, or other specs.
-Judged against the original on held-out photographs under crop and native shifts; then all are timed
-side by side. Writes docs/studies/repairs/folding.csv and latencies.csv. A killed run goes on with
-the networks that are missing.
+into the kernel at each of the four places behind the stem; fitted, block after block, to the
+densely filtered network; recalibrated; and the network itself, fitted in the same way. Beside them
+the control that filters nothing, and `ideal`. With --trained, in place of these, what
+embedded_pair.py made, or other specs. Judged against the original on held-out photographs under
+crop and native shifts; then all are timed side by side. Writes docs/studies/repairs/folding.csv and
+latencies.csv. A killed run goes on with the networks that are missing.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from aliascope import Plan, bench, compare, load_model, measure
 from aliascope.finetune import recalibrate
 from aliascope.finetune.losses import distillation
 from aliascope.finetune.recalibration import spread
-from aliascope.repair import fit_folded
 from aliascope.repair.search import built, pixels_of
 
 OUT = Path(__file__).parents[1] / "docs" / "studies" / "repairs"
@@ -95,14 +94,10 @@ def contenders(original, images, given):
     return {
         "control: one tap": partial(shop.unfitted, dict.fromkeys(ALL, "folded:1")),
         "ideal": partial(shop.made, dict.fromkeys(BEHIND, "ideal")),
+        "kernels of the same size, fitted": partial(shop.made, dict.fromkeys(BEHIND, "folded:1")),
         "folded": partial(shop.unfitted, dict.fromkeys(BEHIND, "folded:3")),
         "folded, fitted": partial(shop.made, dict.fromkeys(BEHIND, "folded:3")),
         "folded, fitted, recalibrated": shop.recalibrated,
-        "folded with the stem, fitted": partial(shop.made, dict.fromkeys(ALL, "folded:3")),
-        "stem folded and fitted, ideal behind": partial(
-            shop.made, {STEM: "folded:3"} | dict.fromkeys(BEHIND, "ideal")
-        ),
-        "kernels of the same size, fitted": shop.same_kernels,
     }
 
 
@@ -144,18 +139,6 @@ class Workshop:
     def unfitted(self, choices, fit=False):  # noqa: ARG002 - called as `made` is
         """Kernels as they are folded."""
         return self.made(choices, fit=False)
-
-    def same_kernels(self, fit=True):
-        """No taps more than the original has."""
-        control, dense = (
-            self.unfitted(dict.fromkeys(ALL, method)) for method in ("folded:1", "ideal")
-        )
-        if not fit:
-            return control
-        module, _ = fit_folded(
-            control.module, dense.module, self.pixels, steps=self.given.fit_steps
-        )
-        return replace(control, module=module)
 
     def recalibrated(self, fit=True):
         """Folded, fitted, and norms measured anew."""

@@ -25,8 +25,6 @@ from aliascope.taps.sampling import tensors_in
 _RATE, _AFFINE_RATE = 0.3, 0.01
 """Of Adam, as a share of the mean size of a tensor's weights: of kernels, whose taps all move at
 once, by the square root of the taps that one output reads; of norms and biases."""
-_FEWER = 3
-"""Times fewer steps suffice for a part without a grown kernel."""
 _KEPT_APART = 4
 """Every fourth picture tells whether a part is better for it."""
 _STEADY = 5
@@ -48,8 +46,8 @@ class _Part:
     replay: Replay
     start: int
     weights: tuple[nn.Parameter, ...]
-    grown: bool
-    """Whether it holds a folded filter of more than one tap."""
+    folded: bool
+    """Whether it holds a folded filter, were it of one tap."""
     count: int
     """Pictures in the forward that was recorded: a call may hold their number."""
 
@@ -82,7 +80,7 @@ def fit_folded(
         dense: the same network with other filters at those places; as a rule, `ideal`.
         images: normalised; the maps between two parts must fit into memory, of all of them.
         behind: whether parts without a folded filter are fitted, too, to what they read now.
-        steps: of each part with a folded filter; a third of that for one without.
+        steps: of each part.
         batch_size: pictures a step, half of them the others moved.
         progress: called with the parts done, and their number.
 
@@ -111,10 +109,9 @@ def fit_folded(
     with evaluating(student), torch.enable_grad():
         for count, part in enumerate(parts):
             done(count, len(parts))
-            if part.weights and (part.grown or behind):
+            if part.weights and (part.folded or behind):
                 wanted = _yielded(dense, part.end, both)
-                some = steps if part.grown else -(-steps // _FEWER)
-                before, after = _fitted(part, read, wanted, some, batch_size)
+                before, after = _fitted(part, read, wanted, steps, batch_size)
                 if before:
                     errors[part.end] = before, after
             with torch.no_grad():
@@ -206,8 +203,8 @@ def _parts(student: nn.Module, dense: nn.Module, example: Tensor) -> list[_Part]
         inside = (x.module for x in recorded.spans if x.first > start and x.stop <= span.stop)
         modules = dict.fromkeys(map(student.get_submodule, inside))
         weights = dict.fromkeys(p for m in modules for p in m.parameters())
-        grown = any(getattr(m, "low_pass", 1) > 1 for m in modules)
-        parts.append(_Part(span.module, made, start, tuple(weights), grown, len(example)))
+        folded = any(hasattr(m, "low_pass") for m in modules)
+        parts.append(_Part(span.module, made, start, tuple(weights), folded, len(example)))
         start = span.output
     return parts
 

@@ -44,11 +44,8 @@ class Plan:
 
     def dense(self) -> "Plan":
         """The same with dense `ideal` filters for folded ones: what folding stands in for."""
-        dense = {
-            place: "ideal" if method.startswith("folded") and method != "folded:1" else method
-            for place, method in self.choices.items()
-        }
-        return Plan(self.model, dense)
+        folded = {x: "ideal" for x, method in self.choices.items() if method.startswith("folded")}
+        return Plan(self.model, {**self.choices, **folded})
 
     def save(self, path: Place) -> None:
         """Write it as JSON that people can edit.

@@ -33,7 +33,7 @@ from aliascope.shifts import Border
 from aliascope.stability import stability
 from aliascope.taps import strided_layers
 
-TRIED = ("folded:3", "blurpool:3", "ideal")
+TRIED = ("folded:1", "blurpool:3", "ideal")
 """Methods for each place."""
 WORTH = 0.5
 """What a nat of KL to the original, before training, weighs against the logarithm of instability.
@@ -287,7 +287,7 @@ def built(
         model: as it was, loaded by the spec that the plan names or given as a module.
         plan: to be carried out.
         pixels: normalised pictures that what is folded is fitted on; None leaves it as folded.
-        steps: of fitting each block with a folded filter.
+        steps: of fitting each block.
         behind: whether blocks behind it are fitted, too.
         device: that fits them; None is CUDA where there is one.
     """
