@@ -27,6 +27,15 @@ QUICK = {"limit": 10, "holdout": 4, "planning": 2, "latency_seconds": 0, "device
 pytestmark = pytest.mark.xdist_group("repair")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _hardly_fitted():
+    """What is fitted costs most of the time of a repair without training."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("search", "run"):
+            patch.setattr(importlib.import_module(f"aliascope.repair.{module}"), "_FIT_STEPS", 4)
+        yield
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Smooth pictures with an edge, each a photograph of its own."""

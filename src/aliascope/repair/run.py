@@ -43,8 +43,8 @@ from aliascope.results.verdicts import Change, digits, sample, under
 from aliascope.runtime import chosen_device, environment
 from aliascope.shifts import Border
 
-_FITTED_ON = 128
-"""Pictures that what is folded is fitted on; methods are tried on others."""
+_FITTED_ON, _FIT_STEPS = 128, 100
+"""Pictures that what is folded is fitted on, where methods are tried on others, and steps."""
 SEARCH, PLAN, FITTED = "search.json", "plan.json", "fitted.safetensors"
 RECORD, MODEL, LATENCY, TRAINING = "repair.json", "model.safetensors", "latency.json", "training"
 SHIFTS: tuple[Border, ...] = ("crop", "native")
@@ -367,7 +367,8 @@ def _fitted(
     made = built(loaded, plan)
     file = folder / FITTED
     if not file.exists():
-        fitted = built(loaded, plan, pixels_of(loaded, pictures), device=str(device))
+        pixels = pixels_of(loaded, pictures)
+        fitted = built(loaded, plan, pixels, steps=_FIT_STEPS, device=str(device))
         if spared:
             module = recalibrated_if_nearer(fitted, loaded, spared, loaded.preprocessing, device)
             fitted = replace(fitted, module=module)
