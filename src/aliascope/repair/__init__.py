@@ -3,7 +3,7 @@
 ```
 OUT/search.json         what was tried at each place, and what was chosen; read by a later start
 OUT/plan.json           the choice alone: edit it and give it with `plan`
-OUT/fitted.safetensors  the network before training: kernels fitted, norms recalibrated
+OUT/fitted.safetensors  the network before training: fitted, norms recalibrated
 OUT/training/           the fine-tuning, with its checkpoints
 OUT/judged-SHIFTS/      the runs of both networks over the held-out pictures, compared
 OUT/latency.json        both networks timed side by side

@@ -522,6 +522,6 @@ def _blocks(found: Repaired) -> Iterator[str]:
 
 
 _CAPTION = (
-    "Tried: each method at each place alone, untrained, folded kernels fitted; logits move: change "
+    "Tried: each method at each place alone, untrained, what is folded fitted; logits move: change "
     "of logit instability; KL: nats from the original; latency: ratio to it, single pictures."
 )

@@ -1,6 +1,6 @@
 """Which method at which place buys most, and what it costs: tried, then combined within a budget.
 
-Each method is tried at each place alone, without training but with folded kernels fitted. Effects
+Each method is tried at each place alone, without training but with what is folded fitted. Effects
 of several places are taken as independent (factors of instability multiply, KL and latency add) to
 find the few best combinations; those are then made and measured as they are.
 """

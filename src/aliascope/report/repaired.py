@@ -94,7 +94,7 @@ def _tried(found: Repaired) -> Section:
     header = ["place", "stride", "method", "logits move", "KL", "latency", "not done, because"]
     return Section(
         "Tried",
-        "Each method at each place alone, untrained, folded kernels fitted.",
+        "Each method at each place alone, untrained, what is folded fitted.",
         [Chart([drawn], "Steadier is lower, faster is to the left; coloured: what was chosen.")],
         [Table("tried", header, cells)],
     )
