@@ -319,6 +319,11 @@ class TestFit:
         assert torch.equal(fitted[2].running_mean, net[2].running_mean)
 
 
+def test_methods_that_can_be_tried_nowhere_are_refused_with_the_reason(pictures, tmp_path):
+    with pytest.raises(AliascopeError, match=r"no method can be tried on cifar_resnet8: .*folded"):
+        repair("cifar_resnet8", pictures, out=tmp_path, methods=["folded:0"], **QUICK)
+
+
 class TestCombined:
     TABLE = pd.DataFrame(
         {
