@@ -164,7 +164,7 @@ class Trials:
             AliascopeError: nothing that was tried keeps the budget and steadies the network.
         """
         spec = self.model.spec
-        if table["latency"].isna().all():
+        if all(pd.isna(seconds) for seconds in table["latency"]):
             raise AliascopeError(f"no method can be tried on {spec}: {table['reason'].iloc[0]}")
         promised: Any = combined(table, budget)
         places = [str(name) for name in table["place"].unique() if name in promised]
