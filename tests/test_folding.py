@@ -96,6 +96,12 @@ def test_one_tap_changes_nothing_and_more_change_only_kernels(small):
     x = noise(1, 3, 64, 64)
     control = antialias(small, "folded", size=1, example=x)
     assert torch.equal(control(x), small(x))
+    cost = conversion_of(control)
+    assert cost.flops_after == cost.flops_before
+    assert [row.outcome for row in cost.layers] == ["kept"] + ["converted"] * 7
+    assert [*dict(control.named_modules())] == [*dict(small.named_modules())]  # none of its own
+    with pytest.raises(ModelError, match="nothing to anti-alias.*already"):
+        antialias(control, "ideal", example=x)
     converted = antialias(small, "folded", example=x)
     assert [layer.stride for layer in strided_layers(converted, x)] == [
         layer.stride for layer in strided_layers(small, x)

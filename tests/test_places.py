@@ -208,6 +208,14 @@ class TestPatchMerging:
         assert conversion_of(converted).layers[0].outcome == "converted"
         assert_same_network(converted, net, x)
 
+    def test_to_be_fitted_it_stays_as_it_is(self, name):
+        net, x = built(MERGINGS[name]), image()
+        converted = antialias(net, "folded", size=1, example=x)
+        assert_same_network(converted, net, x)
+        assert [*dict(converted.named_modules())] == [*dict(net.named_modules())]
+        with pytest.raises(ModelError, match="anti-aliased already"):
+            antialias(converted, "ideal", example=x)
+
     @pytest.mark.parametrize("method", ["blurpool", "adaptive", "ideal", "folded"])
     def test_a_low_pass_stands_before_it(self, name, method):
         net, x = built(MERGINGS[name]), image()

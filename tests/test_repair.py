@@ -279,6 +279,17 @@ class TestFit:
         assert first == {"2": errors["2"]}
         assert torch.equal(alone[3].conv1.weight, folded[3].conv1.weight)
 
+    def test_for_a_pool_the_next_part_is_fitted(self):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU()
+        net = nn.Sequential(*layers, nn.Conv2d(4, 4, 3), nn.ReLU()).eval()
+        control, dense = antialias(net, "folded", size=1), antialias(net, "ideal")
+        assert torch.equal(control(smooth(4, 24)), net(smooth(4, 24)))
+        fitted, errors = fit_folded(control, dense, smooth(8, 24), behind=False)
+        assert [*errors] == ["3"]
+        changed = [i for i in (0, 3, 5) if not torch.equal(fitted[i].weight, net[i].weight)]
+        assert changed == [3]
+
     def test_blocks_are_found_within_a_network_of_any_kind(self):
         class Own(nn.Module):
             def __init__(self):
@@ -322,6 +333,29 @@ class TestFit:
 def test_methods_that_can_be_tried_nowhere_are_refused_with_the_reason(pictures, tmp_path):
     with pytest.raises(AliascopeError, match=r"no method can be tried on cifar_resnet8: .*folded"):
         repair("cifar_resnet8", pictures, out=tmp_path, methods=["folded:0"], **QUICK)
+
+
+def test_a_network_that_hands_on_no_map_is_refused(pictures, tmp_path, monkeypatch):
+    (tmp_path / "sums.py").write_text(SUMS)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AliascopeError, match=r"no method can .*: nothing in sums:build@folded"):
+        repair("sums:build", pictures, out=tmp_path / "out", methods=["folded:1"], **QUICK)
+
+
+SUMS = """
+from torch import nn
+
+class Sums(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU()
+        self.head = nn.Linear(8, 10)
+    def forward(self, x):
+        return self.head(self.act(self.conv(x)).mean((2, 3)) + x.mean())
+
+def build():
+    return Sums()
+"""
 
 
 class TestCombined:

@@ -71,7 +71,8 @@ def antialias(
     `folded` costs next to nothing: the filter is convolved with the kernel of the strided
     convolution, which runs as before with a larger one. So it comes before norm and activation,
     and what the activation makes anew is not filtered: such a network has to be trained. What has
-    no kernel (max-pool) or one of a single tap gets a BlurPool.
+    no kernel (max-pool) or one of a single tap gets a BlurPool. With `size` 1 nothing changes: only
+    `repair` then does something, which fits the weights to what filters would have yielded.
 
     The weights stay bit for bit (but of `folded`) and keep their names: the original's `state_dict`
     loads with `strict=True`. Methods that learn (lps, adaptive, tips) add weights under names of

@@ -125,6 +125,8 @@ class Planner:
         chunks = split_convolutions(module)
         if runs > 1 and (isinstance(module, nn.Conv2d) or chunks):
             raise Unconvertible(f"the convolution runs {runs} times in a forward")
+        if self.recipe.only_fits:
+            return _untouched(layer, name)
         if chunks:
             return self._split_convolution(at, layer, module, chunks)
         if isinstance(module, nn.Conv2d):
@@ -185,6 +187,8 @@ class Planner:
             return None
         if self.recorded.phases(at) < stride[0] * stride[1]:
             return None
+        if self.recipe.only_fits:
+            return _untouched(layer, self.recorded.calls[at].module)
         read = self.recorded.unpadded(self.recorded.sliced(at))
         for span in self.following.reading(read):
             if self._takes(span.module):
@@ -294,7 +298,7 @@ class Planner:
         return (
             layer.kind in ("blur_pool", "max_blur_pool")
             or any(isinstance(self.modules[maker], Downsampler | ChannelsLast) for maker in makers)
-            or folded_into(self.modules.get(layer.name.partition("#")[0]))
+            or folded_into(self.modules[self.recorded.calls[at].module])
         )
 
     def _reads_image(self, at: int, layer: StridedLayer) -> bool:
@@ -308,6 +312,12 @@ class Planner:
                 found.add(call)
                 waiting += self.recorded.calls[call].parents
         return found
+
+
+def _untouched(layer: StridedLayer, name: str) -> Step:
+    """Of an operation in a module that is but marked: what it is to yield is fitted."""
+    place, note = Place("before", name), "as it is, to be fitted"
+    return Step(name, False, place, layer.output_shape[0], (1, 1), (0, 0), note, folded=True)
 
 
 def _reason_of_call(layer: StridedLayer) -> str:

@@ -72,6 +72,11 @@ class Recipe:
         """Whether its filter is a single tap: a control, which computes what the original does."""
         return self.method in OF_TAPS and self.size == 1
 
+    @property
+    def only_fits(self) -> bool:
+        """Whether nothing but weights is to change."""
+        return self.method == FOLDED and self.size == 1
+
     def wants(self, layer: str) -> bool:
         """Whether an operation is at one of the places."""
         return not self.at or any(f"{layer}.".startswith(f"{place}.") for place in self.at)

@@ -89,9 +89,12 @@ def operate(model: nn.Module, steps: list[Step], recipe: Recipe, device: torch.d
     first = steps[0]
     module: Any = model.get_submodule(first.module)
     if first.folded:
-        for conv in split_convolutions(module) or [module]:
-            fold(conv, recipe.size)
-        return [first.module]
+        for part in split_convolutions(module) or [module]:
+            if recipe.only_fits:
+                mark(part, recipe.size)
+            else:
+                fold(part, recipe.size)
+        return [first.module] * len(steps)
     pool: nn.Module
     pools = {
         str(step.channels): downsampler(
@@ -167,7 +170,7 @@ def fold(conv: nn.Conv2d, size: int) -> None:
         conv._reversed_padding_repeated_twice = [  # noqa: SLF001
             side for pad in reversed(conv.padding) for side in (pad, pad)
         ]
-    setattr(conv, "low_pass", size)  # noqa: B010 - pyright takes attributes for tensors
+    mark(conv, size)
     for before, after in zip(centres, _centres(conv, side), strict=True):
         inner = (slice(size, -size), slice(size, -size))  # away from the border
         if before.shape != after.shape or not torch.allclose(before[inner], after[inner]):
@@ -175,6 +178,11 @@ def fold(conv: nn.Conv2d, size: int) -> None:
                 f"{type(conv).__name__} pads in a way of its own, so that a larger kernel would "
                 "not stay centred: leave it out (at=…), or use another method"
             )
+
+
+def mark(module: nn.Module, size: int) -> None:
+    """Let a module say of how many taps the low-pass in it is."""
+    setattr(module, "low_pass", size)  # noqa: B010 - pyright takes attributes for tensors
 
 
 def _centres(conv: nn.Conv2d, side: int) -> list[Tensor]:

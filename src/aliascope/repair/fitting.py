@@ -47,7 +47,8 @@ class _Part:
     start: int
     weights: tuple[nn.Parameter, ...]
     folded: bool
-    """Whether it holds a folded filter, were it of one tap."""
+    """Whether it holds a folded filter, were it of one tap. Where it has no weights, as a pool, the
+    next part is fitted for it."""
     count: int
     """Pictures in the forward that was recorded: a call may hold their number."""
 
@@ -104,16 +105,18 @@ def fit_folded(
     student.requires_grad_(requires_grad=False)
     both = torch.cat([images, _moved(images)])
     parts = _parts(student, dense, both[:batch_size])
-    errors, read = {}, both
+    errors, read, due = {}, both, False
     done = progress or (lambda *_: None)
     with evaluating(student), torch.enable_grad():
         for count, part in enumerate(parts):
             done(count, len(parts))
-            if part.weights and (part.folded or behind):
+            due = due or part.folded
+            if part.weights and (due or behind):
                 wanted = _yielded(dense, part.end, both)
                 before, after = _fitted(part, read, wanted, steps, batch_size)
                 if before:
                     errors[part.end] = before, after
+                due = False
             with torch.no_grad():
                 read = torch.cat([part(x) for x in read.split(batch_size)])
     done(len(parts), len(parts))

@@ -292,6 +292,9 @@ def built(
         steps: of fitting each block.
         behind: whether blocks behind it are fitted, too.
         device: that fits them; None is CUDA where there is one.
+
+    Raises:
+        ModelError: it cannot be converted so, or nothing of what is folded can be fitted.
     """
     made = model.converted(plan.recipes, spec=plan.spec)
     folded = any(method.startswith("folded") for method in plan.choices.values())
@@ -300,8 +303,13 @@ def built(
     place = chosen_device(device)
     dense = model.converted(plan.dense().recipes).module.to(place)
     with computing("fp32", place):
-        fitted, _ = fit_folded(
+        fitted, errors = fit_folded(
             made.module.to(place), dense, pixels.to(place), steps=steps, behind=behind
+        )
+    if not errors:
+        raise ModelError(
+            f"nothing in {plan.spec} can be fitted, as no module with weights behind what is folded "
+            "alone hands on a map: name another method"
         )
     return replace(made, module=fitted.cpu())
 
