@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from aliascope import Attribution
+from aliascope import Attribution, Latency
 from aliascope.results.text import interval as limits
 from aliascope.results.text import number
 from aliascope.study.study import read_csv
@@ -149,13 +149,12 @@ def verdict(study):
     figures += [f"logit instability, {shifts}" for shifts in ("crop", "native", "circular")]
     figures += ["agreement, crop", "SIS at confidence ½, crop"]
     shown = _by_set(rows, figures, ["embedded", "held-out", "unused, ImageNet validation"])
-    record = json.loads((studies() / "embedded" / "summary.json").read_text())
+    latency = Latency.open(study / "latency.json")
     cost = [
-        f"{change:+.0%} {limits(low, high, '+.0%')} at {title.partition(', ')[2]}"
-        for title, (change, low, high) in record["headline"]["changes"].items()
-        if title.startswith("latency")
+        f"{x.ratio:.2f} {limits(x.ratio_low, x.ratio_high, '.2f')} times as long at batch {x.batch}"
+        for x in latency.table[latency.table["model"] != latency.info["reference"]].itertuples()
     ]
-    return f"{shown}\n\nIt takes longer: {', '.join(cost)} ({record['hardware']})."
+    return f"{shown}\n\nIt takes {' and '.join(cost)} ({latency.info['hardware']})."
 
 
 _SETS = {

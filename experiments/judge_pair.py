@@ -1,11 +1,11 @@
-"""Judge the network that aliascope ships against the original, on photographs it never saw.
+"""Judge a network that aliascope ships against the original, on photographs it never saw.
 
-    python experiments/judge_pair.py IMAGENET PHOTOS [MODEL]
+    python experiments/judge_pair.py IMAGENET PHOTOS [MODEL --out docs/studies/pair]
 
 The folders are those of embedded_pair.py: the held-out fourth of IMAGENET, the unused fifteenth of
-PHOTOS, the embedded ones, and for comparison some that were trained on. Writes
-docs/studies/pair/judged.csv: for each set and figure the mean of both, their change and its 95 %
-interval over photographs.
+PHOTOS, the embedded ones, and for comparison some that were trained on. Writes judged.csv: for each
+set and figure the mean of both, their change and its 95 % interval over photographs; and
+latency.json, both timed against each other.
 """
 
 import argparse
@@ -16,11 +16,12 @@ import torch
 
 from aliascope import load_model, open_images
 from aliascope.images import batches
+from aliascope.latency import bench
 from aliascope.measure.batch import prepare, view_logits
 from aliascope.stability import stability
 from aliascope.statistics import paired
 
-OUT = Path(__file__).parents[1] / "docs" / "studies" / "pair" / "judged.csv"
+OUT = Path(__file__).parents[1] / "docs" / "studies" / "pair"
 COLUMNS = ["mean_a", "mean_b", "difference", "low", "high", "change", "change_low", "change_high"]
 
 
@@ -29,6 +30,8 @@ def main():
     parser.add_argument("imagenet")
     parser.add_argument("photos")
     parser.add_argument("model", nargs="?", default="efficientnet_lite0_ideal")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--seconds", type=float, default=60, help="of timing")
     given = parser.parse_args()
     labelled = list(open_images(given.imagenet).entries())
     unused = list(open_images(given.photos).entries())[14::15]
@@ -45,8 +48,9 @@ def main():
         table = judged(specs, entries)
         tables.append(table.assign(set=name, images=len(entries)).reset_index(names="figure"))
         print(name, table.round(4).to_string(), sep="\n", flush=True)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    pd.concat(tables).to_csv(OUT, index=False)
+    given.out.mkdir(parents=True, exist_ok=True)
+    pd.concat(tables).to_csv(given.out / "judged.csv", index=False)
+    bench(list(specs), seconds=given.seconds).save(given.out / "latency.json")
 
 
 def judged(specs, entries):

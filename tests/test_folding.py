@@ -100,7 +100,7 @@ def test_one_tap_changes_nothing_and_more_change_only_kernels(small):
     assert cost.flops_after == cost.flops_before
     assert [row.outcome for row in cost.layers] == ["kept"] + ["converted"] * 7
     assert [*dict(control.named_modules())] == [*dict(small.named_modules())]  # none of its own
-    with pytest.raises(ModelError, match="nothing to anti-alias.*already"):
+    with pytest.raises(ModelError, match=r"nothing to anti-alias.*already"):
         antialias(control, "ideal", example=x)
     converted = antialias(small, "folded", example=x)
     assert [layer.stride for layer in strided_layers(converted, x)] == [

@@ -308,8 +308,8 @@ def built(
         )
     if not errors:
         raise ModelError(
-            f"nothing in {plan.spec} can be fitted, as no module with weights behind what is folded "
-            "alone hands on a map: name another method"
+            f"nothing in {plan.spec} can be fitted: behind what is folded no module alone hands on "
+            "a map; name another method"
         )
     return replace(made, module=fitted.cpu())
 
