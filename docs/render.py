@@ -148,7 +148,7 @@ def verdict(study):
     figures = ["top-1", "as the original"]
     figures += [f"logit instability, {shifts}" for shifts in ("crop", "native", "circular")]
     figures += ["agreement, crop", "SIS at confidence ½, crop"]
-    shown = _by_set(rows, figures, ["embedded", "held-out", "unused, ImageNet validation"])
+    shown = _by_set(rows, figures, ["embedded", "held-out", "unused", "unused, ImageNet validation"])
     latency = Latency.open(study / "latency.json")
     cost = [
         f"{x.ratio:.2f} {limits(x.ratio_low, x.ratio_high, '.2f')} times as long at batch {x.batch}"
@@ -234,6 +234,7 @@ def methods(study):
 _RIVALS = {
     "efficientnet_lite0": "original",
     "efficientnet_lite0_ideal": "repaired",
+    "efficientnet_lite0_fitted": "fitted",
     "low-pass": "its low-pass alone",
     "crop-selection:laplacian": "crop selection, Laplacian",
     "crop-selection": "crop selection",
@@ -256,6 +257,17 @@ def rivals(study):
 def rivals_agreement(study):
     """The same of agreement."""
     return _contenders(study, "agreement", ".3f")
+
+
+def rivals_pairs(study):
+    """Some of them against each other: how the second one's logit instability differs."""
+    rows = pd.read_csv(study / "pairs.csv")
+    pairs = dict.fromkeys(zip(rows["one"], rows["other"], strict=True))
+    cells = {"": [f"{_contender(one)} → {_contender(other)}" for one, other in pairs]}
+    for condition, part in rows.groupby("condition", sort=False):
+        own = part.set_index(["one", "other"]).loc[list(pairs)]
+        cells[condition] = bounded(own, "change", "+z.0%")
+    return markdown(cells)
 
 
 def rivals_cost(study):
@@ -639,7 +651,7 @@ _MAKERS = (
 _MAKERS += (kernels, penalty, methods, shares, steps, cures, architectures, explained, flips)
 _MAKERS += (flips_elsewhere, trained, fed, fed_places, folding, exports, ran, elsewhere)
 _MAKERS += (rates, graphs, gpu_training, depths, channels)
-_MAKERS += (rivals, rivals_agreement, rivals_cost, moving)
+_MAKERS += (rivals, rivals_agreement, rivals_pairs, rivals_cost, moving)
 BLOCKS = {maker.__name__: maker for maker in _MAKERS}
 
 

@@ -15,6 +15,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from aliascope import FinetuneSettings, Plan, load_model, open_images, save_model
 from aliascope.finetune import finetune
 from aliascope.finetune.recalibration import spread
@@ -67,6 +69,20 @@ def converted(model, plan, images, given):
     return built(model, plan, pixels, steps=given.fit_steps, device=given.device)
 
 
+def between(original, other, share):
+    """The other network, with weights on the line to it from those of the original.
+
+    Source: Wortsman et al. 2022 (arXiv 2109.01903), section 3.
+    """
+    start, end = original.state_dict(), other.state_dict()
+    mixed = {
+        name: torch.lerp(start[name], x, share) for name, x in end.items() if x.is_floating_point()
+    }
+    made = copy.deepcopy(other)
+    made.load_state_dict(end | mixed)
+    return made
+
+
 def main():
     """Convert, fit, fine-tune, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -77,6 +93,7 @@ def main():
     parser.add_argument("--frame", type=int, help="side that it sees the original's pictures at")
     parser.add_argument("--weights", help="of a densely filtered network, to convert and fit to")
     parser.add_argument("--start", type=Path, help="go on from a file, of the same plan")
+    parser.add_argument("--frozen", action="append", default=[], help="module that does not learn")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-4)
@@ -88,6 +105,7 @@ def main():
     parser.add_argument("--threads", type=int)
     parser.add_argument("--evaluate-every", type=int, default=250)
     parser.add_argument("--holdout", type=int, help="judge on so many, not on the held-out fourth")
+    parser.add_argument("--share", type=float, default=1, help="of the way from the base's weights")
     parser.add_argument("--fitted-on", type=int, default=128)
     parser.add_argument("--fit-steps", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("embedded-pair"))
@@ -112,6 +130,7 @@ def main():
         consistency=given.consistency,
         logit_consistency=given.logit_consistency,
         resolution=given.resolution,
+        frozen=given.frozen,
         precision=given.precision,
         recalibration=0,
         evaluate_every=given.evaluate_every,
@@ -130,10 +149,12 @@ def main():
         progress=lambda step, steps, _: print(f"step {step} of {steps}", end="\r", flush=True),
     )
     module = tuned.model.get_submodule("model") if given.frame else tuned.model
+    module = between(teacher.module, module, given.share)
     save_model(replace(inner, module=module), given.out / "model.safetensors", half=True)
     seconds = round(time.monotonic() - started)
     hardware = environment(chosen_device(given.device))["hardware"]
-    record = tuned.to_dict() | {"repair": given.repair, "seconds": seconds, "hardware": hardware}
+    record = tuned.to_dict() | {"repair": given.repair, "share": given.share}
+    record |= {"seconds": seconds, "hardware": hardware}
     (given.out / "finetune.json").write_text(json.dumps(record, indent=1) + "\n")
     print(tuned, f"{seconds} s, {hardware}", sep="\n")
 

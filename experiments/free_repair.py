@@ -36,6 +36,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("imagenet")
     parser.add_argument("photos")
+    parser.add_argument("--base", default=BASE, help="what --trained is held against")
     parser.add_argument("--trained", action="append", default=[], metavar="SPEC")
     parser.add_argument("--limit", type=int, default=250, help="0 judges none, and times alone")
     parser.add_argument("--fitted-on", type=int, default=128)
@@ -46,7 +47,7 @@ def main():
     given = parser.parse_args()
     images, held = parted(given.imagenet, given.photos)
     held = source(list(held.entries())[: given.limit], held.classes, held.spec)
-    original = load_model(BASE)
+    original = load_model(given.base)
     trained = {named(spec): partial(read, spec) for spec in given.trained}
     makers = trained or contenders(original, images, given)
     given.out.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from rivals import BASE, OUT, REPAIRED
+from rivals import BASE, FITTED, OUT, REPAIRED
 
 from aliascope import open_images
 from aliascope.images.photos import whole_photos
@@ -23,7 +23,7 @@ from aliascope.statistics import mean_intervals, paired
 FIGURES = ["flips", "crossings", "confidence"]
 CONTENDERS = [
     *(BASE + end for end in ("", "@crop-selection:laplacian", "@crop-selection")),
-    *(REPAIRED + end for end in ("", "@crop-selection")),
+    *(network + end for network in (REPAIRED, FITTED) for end in ("", "@crop-selection")),
 ]
 
 

@@ -4,8 +4,9 @@
 
 IMAGENET is a folder of labelled photographs, of which every fourth was held out from training: of
 these, as many as asked for, evenly spread. RUNS keeps a table a contender, so that a killed run
-goes on and another network can be added. Writes docs/studies/rivals/rivals.csv, and accuracy.csv:
-top-1 of the unchanged pictures on all that were held out.
+goes on and another network can be added. Writes docs/studies/rivals/rivals.csv; pairs.csv, some of
+them against each other; and accuracy.csv: top-1 of the unchanged pictures on all that were held
+out.
 
 Conditions, each against a picture that went through the same filters: moved by one of the network's
 pixels, by half of one, by one of the photograph's own (one down and one to the right each); saved
@@ -35,13 +36,24 @@ from aliascope.statistics import mean_intervals, paired
 
 OUT = Path(__file__).parents[1] / "docs" / "studies" / "rivals"
 BASE, REPAIRED = "efficientnet_lite0", "efficientnet_lite0_ideal"
+FITTED = "efficientnet_lite0_fitted"
 ALONE = "@low-pass"
 """The filter of crop selection, and no selection: what of it is due to the filter."""
 CONTENDERS = [
     *(BASE + end for end in ("", ALONE, "@crop-selection:laplacian", "@crop-selection")),
     *(REPAIRED + end for end in ("", "@crop-selection:laplacian", "@crop-selection")),
+    *(FITTED + end for end in ("", "@crop-selection")),
     f"{BASE}@shift-average",
 ]
+PAIRS = [
+    (BASE, FITTED),
+    (REPAIRED, FITTED),
+    (BASE, f"{BASE}@crop-selection"),
+    (FITTED, f"{BASE}@crop-selection"),
+    (FITTED, f"{FITTED}@crop-selection"),
+    (FITTED, f"{BASE}@shift-average"),
+]
+"""Which are held against each other."""
 CIRCULAR = f"{BASE}@crop-selection:circular"
 """For circular shifts, which no camera makes: of it only top-1 is asked."""
 PLAN = (Shift("down", 1, 0), Shift("right", 0, 1))
@@ -178,6 +190,21 @@ def summarised(tables):
     return pd.DataFrame(rows)
 
 
+def paired_off(tables):
+    """A row a pair and condition: how much less or more the second one's logits move."""
+    rows = []
+    for one, other in PAIRS:
+        after = tables[other].set_index(["condition", "photograph"])
+        for condition, part in tables[one].groupby("condition", sort=False):
+            before = part.set_index("photograph")["logit_instability"].to_frame(0)
+            own = after.loc[condition].loc[before.index, "logit_instability"].to_frame(0)
+            found = paired(before, own, before.index).loc[
+                0, ["change", "change_low", "change_high"]
+            ]
+            rows.append({"one": one, "other": other, "condition": condition} | found.to_dict())
+    return pd.DataFrame(rows)
+
+
 def against(before, own):
     """A mean over photographs, and its change, with their intervals."""
     groups = own.index
@@ -214,6 +241,7 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     table = summarised(tables)
     table.to_csv(OUT / "rivals.csv", index=False)
+    paired_off(tables).to_csv(OUT / "pairs.csv", index=False)
     accuracy = pd.DataFrame(
         {"contender": spec, **against(right[BASE].loc[own.index], own), "mflops": cost(spec)}
         for spec, own in right.items()

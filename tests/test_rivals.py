@@ -188,3 +188,10 @@ class TestTheTableOfRivals:
         assert row["change"] == pytest.approx(-0.075)
         assert row["low"] < row["value"] < row["high"]
         assert row["photographs"] == 8
+        both = {spec: base if spec == experiment.BASE else half for spec in experiment.CONTENDERS}
+        pairs = experiment.paired_off(both).set_index(["one", "other"])
+        own = pairs.loc[(experiment.BASE, experiment.FITTED)]
+        assert own["change"].item() == pytest.approx(-0.5)
+        assert own["change_low"].item() <= -0.5 <= own["change_high"].item()
+        same = pairs.loc[(experiment.REPAIRED, experiment.FITTED)]
+        assert same["change"].item() == 0

@@ -2,6 +2,7 @@
 
 efficientnet_lite0              an embedded model, real ImageNet weights, no network needed
 efficientnet_lite0_ideal        the same, repaired: `…@ideal`, fine-tuned; embedded, too
+efficientnet_lite0_fitted       the same without a filter: other weights that yield what that does
 cifar_resnet8                   78,000 parameters, trained on CIFAR-10 for this package
 cifar_resnet8_METHOD            the same with blurpool or ideal, trained with it from scratch
 timm:NAME  torchvision:NAME     their own pretrained weights

@@ -38,6 +38,7 @@ REPAIRED = {
     name: Path(__file__).with_name(f"{name}.safetensors")
     for name in (
         "efficientnet_lite0_ideal",
+        "efficientnet_lite0_fitted",
         *(f"{CIFAR}_{method}" for method in ("blurpool", "ideal")),
     )
 }
