@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from aliascope import load_model
 
@@ -30,6 +31,23 @@ def test_the_readme_names_each_script_and_its_command():
     for script in SCRIPTS:
         assert f"| `{script.name}` |" in readme
         assert f"python experiments/{script.name} " in readme
+
+
+@pytest.mark.parametrize("share", [0, 0.25, 1])
+def test_weights_lie_on_the_line_between_two_networks(monkeypatch, share):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    from embedded_pair import between
+
+    one, other = (nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)) for _ in range(2))
+    with torch.no_grad():
+        for net, value in ((one, 1.0), (other, 3.0)):
+            for x in net.parameters():
+                x.fill_(value)
+    other[1].num_batches_tracked += 7
+    mixed = between(one, other, share)
+    assert {x.item() for x in mixed.parameters()} == {1 + 2 * share}
+    assert mixed[1].num_batches_tracked == 7
+    assert {x.item() for x in other.parameters()} == {3.0}
 
 
 @pytest.fixture
