@@ -148,7 +148,9 @@ def verdict(study):
     figures = ["top-1", "as the original"]
     figures += [f"logit instability, {shifts}" for shifts in ("crop", "native", "circular")]
     figures += ["agreement, crop", "SIS at confidence ½, crop"]
-    shown = _by_set(rows, figures, ["embedded", "held-out", "unused", "unused, ImageNet validation"])
+    shown = _by_set(
+        rows, figures, ["embedded", "held-out", "unused", "unused, ImageNet validation"]
+    )
     latency = Latency.open(study / "latency.json")
     cost = [
         f"{x.ratio:.2f} {limits(x.ratio_low, x.ratio_high, '.2f')} times as long at batch {x.batch}"
