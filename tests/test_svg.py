@@ -82,6 +82,14 @@ def test_a_mark_says_its_interval():
     assert "baseline: 0.50, 0.40 to 0.75" in text
 
 
+def test_the_sign_of_the_first_tick_is_within_the_drawing():
+    rows = {"": [Mark("antialiased", -0.016, -0.021, -0.01)]}
+    root = parsed(dots(rows, title="t", description="d", width=200))
+    ticks = [t for t in root.iter(f"{SVG}text") if t.text == "-0.025"]
+    assert [t.get("text-anchor") for t in ticks] == ["middle"]
+    assert float(ticks[0].get("x")) > 3 * len("-0.025")  # half of its letters
+
+
 def test_what_is_not_known_is_not_drawn():
     rows = {"a": [Mark("baseline", math.nan)], "b": [Mark("control", 1.0)]}
     assert len(circles(parsed(dots(rows, title="t", description="d")))) == 1

@@ -78,8 +78,9 @@ def dots(
     """
     known = [m for marks in rows.values() for m in marks if math.isfinite(m.value)]
     ends = [x for m in known for x in (m.value, m.low, m.high) if math.isfinite(x)]
-    left = 12 + _CHARACTER * max(map(len, rows), default=0)
     ticks = _ticks([0.0, *ends] if zero else ends)
+    labels = 12 + _CHARACTER * max(map(len, rows), default=0)
+    left = max(labels, 2 + _CHARACTER * len(format(ticks[0], form)) / 2)
     across = _Scale(ticks, left, width - 24)
     step = max((len(marks) for marks in rows.values()), default=1)
     tall = _ROW if step == 1 else 7 + 11 * step

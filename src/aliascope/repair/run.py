@@ -473,7 +473,7 @@ def _sentences(found: Repaired) -> Iterator[str]:
         yield f"It names {kept} % of the held-out pictures as before; top-1 is not known."
     else:
         yield (
-            f"Top-1 changes by {top1.amount('fewer', 'more', 'nothing')} ({top1.certainty()}); it "
+            f"Top-1 is {top1.amount('lower', 'higher', 'the same')} ({top1.certainty()}); it "
             f"names {kept} % of the held-out pictures as before."
         )
     told = [
