@@ -118,6 +118,30 @@ def test_one_tap_changes_nothing_and_more_change_only_kernels(small):
     assert "already" in conversion_of(antialias(converted, "ideal", stem="convert")).layers[2].note
 
 
+class Shared(nn.Module):
+    """A pool that several stages share, and a bare call."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x):
+        x = self.pool(self.second(self.pool(self.first(x).relu())).relu())
+        return nn.functional.max_pool2d(x, 2).mean((2, 3))
+
+
+def test_what_is_but_fitted_may_run_several_times_and_without_a_module():
+    torch.manual_seed(0)
+    net, x = Shared().eval(), noise(2, 3, 32, 32)
+    control = antialias(net, "folded", size=1, example=x)
+    rows = conversion_of(control).layers
+    assert [row.outcome for row in rows] == ["converted"] * 3
+    assert [row.downsampler for row in rows[:2]] == ["pool", "pool"]
+    assert [row.flops_after for row in rows] == [row.flops_before for row in rows]
+    assert torch.equal(control(x), net(x))
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_folded_filter_has_a_middle(size):
     with pytest.raises(ModelError, match=f"1, 3, 5 or 7 taps, which have a middle, got {size}"):
