@@ -137,11 +137,13 @@ def test_a_killed_repair_goes_on(done, pictures, tmp_path):
     found, _ = done
     out = tmp_path / "killed"
     code = (
-        "import os, sys\n"
+        "import importlib, os, sys\n"
         "from dataclasses import replace\n"
         "from aliascope.repair import repair\n"
         "from aliascope.repair.run import SETTINGS\n"
         "from contextlib import contextmanager\n"
+        "for module in ('search', 'run'):  # as the one that was not killed\n"
+        "    importlib.import_module(f'aliascope.repair.{module}')._FIT_STEPS = 4\n"
         "@contextmanager\n"
         "def progress(title):\n"
         "    if title == sys.argv[1]: os.kill(os.getpid(), 9)\n"
